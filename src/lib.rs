@@ -107,8 +107,10 @@
 //!    `negative_ttl`. An operation whose responses vary on the credential becomes private (`cache/store/private.rs`).
 //! 4. **One call at a time for each cache key, or up to three if upstream is slow only for this key.** For callers that
 //!    may share a response, at most one call per cache key is in flight ([`cache::flights`]). It runs in a task of its
-//!    own. A caller whose call would wait for its other calls, or for a limit of upstream for this caller, makes none
-//!    for others. Its requests share a call of their own (`gateway/coalesce.rs`), for others must not wait for it. While all calls of a flight are slow, and upstream has answered a later request for a product list
+//!    own. A caller whose call would wait for its other calls, for a limit of upstream for this caller, or for one that
+//!    does not hold back proved callers, makes none for others: they must not wait for it. Its requests share a call of
+//!    their own (`gateway/coalesce.rs`). While all calls of a flight are slow, and upstream has answered a later request
+//!    for a product list
 //!    ([`upstream::successes`]), another caller makes another call, three in all. A failure ends only its own call.
 //!    After a 5xx, another caller retries once under the same condition. Nobody gets another caller's refusal: each
 //!    waiter is checked again when it is released (`gateway/release.rs`). Renewals, and calls that
@@ -146,7 +148,8 @@
 //!     unknown callers with 503, and known callers wait until their deadline. Few may wait; further ones get
 //!     a 503. Connections, decoded HTTP/2 heads and
 //!     removed entries that clients still read are charged even if they do not fit. Responses that do not fit are
-//!     streamed and not stored. Hits on the fast path need no free memory.
+//!     streamed and not stored. A list waits for a limit of upstream only if its response has room. Hits on the fast
+//!     path need no free memory.
 //! 11. **Isolation.** No client keeps more than half of a resource while others wait for it. For connections a client
 //!     is a peer address ([`request::peer`]). For call slots, relay slots and the budget it is a caller, a peer
 //!     address and a connection. One caller never has more than half of the flights or waiters, and unknown callers

@@ -79,9 +79,15 @@ fn describe(known: &Inspection, answer_timeout: Duration) -> Now {
     let waits = !(is_stored && is_granted);
     let quota = known.hold.as_ref().map(|hold| wait_for_quota(hold, waits.then_some(answer_timeout)));
     let is_fresh = is_granted && matches!(known.entry, Some(Freshness::Fresh { .. }));
-    let second_tier = known.engine.map(|engine| second_tier(engine, known.is_shared, is_granted, is_fresh));
+    let second_tier = known.engine.map(|engine| match known.uncacheable {
+        Some(_) => "not looked up: responses for this key cannot be stored".to_owned(),
+        None => second_tier(engine, known.is_shared, is_granted, is_fresh),
+    });
     Now { caller, shared: known.is_shared, stored, second_tier, quota }
 }
+
+/// The verdict says whether the request is relayed.
+const LOOKED_UP: &str = "looked up before a call to upstream, but not if the request is relayed or has no-cache, max-age=0 or only-if-cached";
 
 /// Whether the second tier would be looked up, and why not, in a sentence. `is_fresh`: the caller gets a fresh response from
 /// memory.
@@ -94,7 +100,7 @@ fn second_tier(engine: EngineInspection, is_shared: bool, is_granted: bool, is_f
         EngineInspection { is_told: false, .. } => {
             "the engine has not received the last purges, invalidations or private scopes".to_owned()
         }
-        _ => return "looked up before a call to upstream".to_owned(),
+        _ => return LOOKED_UP.to_owned(),
     };
     format!("not looked up: {why}")
 }
@@ -118,12 +124,15 @@ fn wait_for_quota(hold: &Hold, longest: Option<Duration>) -> String {
     };
     // Tenths of a second, rounded down.
     let tenths = u64::try_from(hold.left.as_millis() / 100).unwrap_or(u64::MAX);
-    let wait = humantime::format_duration(Duration::from_millis(tenths.saturating_mul(100)));
+    let wait = match tenths {
+        0 => "less than 100ms".to_owned(),
+        _ => format!("at least {}", humantime::format_duration(Duration::from_millis(tenths.saturating_mul(100)))),
+    };
     let end = longest.filter(|longest| hold.left > *longest).map_or_else(String::new, |longest| {
         let longest = humantime::format_duration(longest);
         format!("; a request waits for at most {longest} (upstream.answer_timeout), and then gets a 429")
     });
-    format!("a call would wait for at least {wait}, because {limit}{end}")
+    format!("a call would wait for {wait}, because {limit}{end}")
 }
 
 const EXPLAIN_USAGE: &str = "expected url once and header=NAME: VALUE any number of times, percent-encoded: curl -G \
@@ -157,9 +166,11 @@ mod tests {
             let (policy, cause) = (QuotaPolicy::User, HoldCause::Asked);
             Hold { policy, cause, until: Clock::System.now(), left: Duration::from_millis(left) }
         };
-        for (left, expected) in [(9_999, "9s 900ms"), (10_000, "10s"), (120, "100ms"), (70, "0s")] {
+        for (left, expected) in
+            [(9_999, "at least 9s 900ms"), (10_000, "at least 10s"), (120, "at least 100ms"), (70, "less than 100ms")]
+        {
             let text = wait_for_quota(&hold(left), None);
-            assert!(text.starts_with(&format!("a call would wait for at least {expected}, because")), "{text}");
+            assert!(text.starts_with(&format!("a call would wait for {expected}, because")), "{text}");
         }
     }
 
@@ -169,7 +180,7 @@ mod tests {
         let lost = EngineInspection { state: "silent", is_in_use: false, is_told: false };
         let behind = EngineInspection { is_told: false, ..engine };
         for (engine, shared, granted, fresh, expected) in [
-            (engine, true, true, false, "looked up before a call to upstream"),
+            (engine, true, true, false, LOOKED_UP),
             (engine, true, true, true, "not looked up: the response is in memory"),
             (engine, true, false, false, "not looked up: upstream must first accept this caller at this gateway"),
             (engine, false, true, false, "not looked up: it has no responses for one caller alone"),

@@ -77,7 +77,7 @@ fn settings_without_engine(config: &Config) -> Option<String> {
     })
 }
 
-/// The snapshot is written to a new file beside it.
+/// A warning if no snapshot can be written because of its folder.
 fn snapshot_folder(config: &Config) -> Option<String> {
     let path = config.settings.cache.snapshot.as_deref()?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

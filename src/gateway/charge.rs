@@ -45,9 +45,11 @@ pub(super) async fn for_request(
     }
 }
 
-/// Charges the response to a call that is going to be made. `None` if the client may not have the memory.
-pub(super) fn for_response(account: &Account) -> Option<Charge> {
-    account.try_charge(Purpose::Responses, RESPONSE_SIZE)
+/// Charges the response to a call. If the client may not have the memory, and `may_grow`, the charge grows when the response
+/// arrives: one that has no room then is streamed.
+pub(super) fn for_response(account: &Account, may_grow: impl FnOnce() -> bool) -> Option<Charge> {
+    let charge = account.try_charge(Purpose::Responses, RESPONSE_SIZE);
+    charge.or_else(|| may_grow().then(|| account.charge(Purpose::Responses, 0)))
 }
 
 /// Charges the response to a refused request, until the client has read it. This cannot fail.

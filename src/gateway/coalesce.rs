@@ -78,8 +78,8 @@ pub(super) fn join(
         true => flights.solo(caller),
         // The calls of half-closed connections have the lowest priority, so nobody else must wait for such a call.
         false if request.half_close.is_closed() => flights.wait_or_solo(&cache_key, caller),
-        // Nor for one that waits for its own caller's other calls, or for a limit of its caller: it would be elected again
-        // and again. The caller's own requests share its call.
+        // Nor for one that waits for its own caller's other calls, for a limit of its caller, or for one that does not hold
+        // back proved callers: it would be elected again and again. The caller's own requests share its call.
         false if cache_key.owner.is_none() && fetcher.has_to_wait(request, class) => {
             match flights.is_in_flight(&cache_key) {
                 true => flights.wait_or_solo(&cache_key, caller),

@@ -111,17 +111,20 @@ impl Gateway {
         self.spawn_fetch(new, request, context, Some(turn));
     }
 
-    /// The response is charged here, before the requests that wait for it can fill the share of their client. Without
-    /// memory for it, the call would be made in vain.
+    /// The response is charged here, before the requests that wait for it can fill the share of their client. If there is
+    /// no room, and a limit of upstream holds the call back, its turn would be used in vain.
     fn spawn_fetch(self: &Arc<Self>, new: NewFetch, request: &CacheRequest, context: FetchContext, turn: Option<Turn>) {
-        let Some(memory) = charge::for_response(&request.account) else {
-            let class = self.memory.class_of(request, self.clock.now());
-            let error = match self.fetcher.deadline_error(request, class, false, &self.observer) {
-                UpstreamError::Busy => UpstreamError::NoRoom,
-                held => held,
-            };
+        let class = self.memory.class_of(request, self.clock.now());
+        let is_held = || turn.is_none() && self.fetcher.held_for(request, class).is_some();
+        let Some(memory) = charge::for_response(&request.account, || !is_held()) else {
             let (caller, epoch) = (request.lookup.caller_scope.caller, self.memory.store.epoch());
-            return new.leader.end(FetchResult::failed_before_sending(caller, epoch, error), false);
+            let result = if new.purpose == FetchPurpose::Response {
+                FetchResult::failed_before_sending(caller, epoch, self.deadline_error(request, false))
+            } else {
+                // Its client has a response, or waits for another call.
+                FetchResult::NotSent { throttled: new.throttled }
+            };
+            return new.leader.end(result, false);
         };
         tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context, turn, memory }));
     }
@@ -244,7 +247,7 @@ impl Gateway {
                     let may_repeat = is_waited_for && !has_stale && throttled.is_none();
                     if may_repeat
                         && wait.is_some_and(|wait| wait < time_left())
-                        && let Some(for_second) = charge::for_response(&request.account)
+                        && let Some(for_second) = charge::for_response(&request.account, || false)
                     {
                         memory = for_second;
                         // Also if it seems shorter than what holds this call: that may be about this operation only.

@@ -84,11 +84,9 @@ impl Releaser<'_> {
                 return Release::Respond(self.error_response(error, None, record));
             }
             Err(UpstreamError::RefusalIncomplete(_)) => return Release::ElectLeader,
-            // The turn has come too late for the request that leads, or its client has no memory left. It may have come
-            // earlier than this one, and the limit may be its own.
-            Err(UpstreamError::Throttled { .. } | UpstreamError::Busy | UpstreamError::NoRoom)
-                if !role.leads && !role.is_last =>
-            {
+            // The turn has come too late for the request that leads. It may have come earlier than this one, and the limit
+            // may be its own.
+            Err(UpstreamError::Throttled { .. } | UpstreamError::Busy) if !role.leads && !role.is_last => {
                 return Release::ElectLeader;
             }
             Err(error) if is_own || is_granted() => {

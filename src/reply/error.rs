@@ -57,9 +57,7 @@ impl RequestError {
             | Self::BodyIncomplete
             | Self::NotCached => ErrorSource::Client,
             Self::Upstream(UpstreamError::Upload(_) | UpstreamError::UploadSlow) => ErrorSource::Client,
-            Self::Upstream(
-                UpstreamError::Busy | UpstreamError::Throttled { .. } | UpstreamError::Local(_) | UpstreamError::NoRoom,
-            )
+            Self::Upstream(UpstreamError::Busy | UpstreamError::Throttled { .. } | UpstreamError::Local(_))
             | Self::NoMemory
             | Self::Internal => ErrorSource::Gateway,
             Self::Upstream(_) => ErrorSource::Upstream,
@@ -164,7 +162,7 @@ fn describe_rejection(rejection: SignatureRejection) -> (StatusCode, &'static st
 fn describe_upstream_error(error: &UpstreamError) -> (StatusCode, &'static str, String) {
     let status = match error {
         // Upstream's own codes for a 503 would mean that IAM or the service failed, and neither was called.
-        UpstreamError::Busy | UpstreamError::Local(_) | UpstreamError::NoRoom => {
+        UpstreamError::Busy | UpstreamError::Local(_) => {
             return (StatusCode::SERVICE_UNAVAILABLE, "APIGW.0201", error.to_string());
         }
         UpstreamError::Throttled { .. } => return (StatusCode::TOO_MANY_REQUESTS, "APIGW.0308", error.to_string()),

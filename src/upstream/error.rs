@@ -72,11 +72,6 @@ pub enum UpstreamError {
     /// The memory budget has no room for the response, which has this status. The status is neither 401 nor 403.
     #[error("the memory budget has no room for the response (limits.memory)")]
     NoMemory(StatusCode),
-    /// As [`Self::NoMemory`], before the call was sent.
-    #[error(
-        "the memory budget has no room for the response (limits.memory), so the call was not sent: try again later"
-    )]
-    NoRoom,
 }
 
 impl UpstreamError {
@@ -96,7 +91,7 @@ impl UpstreamError {
             Self::Broken(_) | Self::HeadTooLarge(_) => Failure::Broken,
             Self::RefusalIncomplete(_) => Failure::RefusalIncomplete,
             Self::TooLarge(_) => Failure::TooLarge,
-            Self::NoMemory(_) | Self::NoRoom => Failure::Memory,
+            Self::NoMemory(_) => Failure::Memory,
         }
     }
 
@@ -115,8 +110,7 @@ impl UpstreamError {
             | Self::HeadTooLarge(_)
             | Self::RefusalIncomplete(_)
             | Self::TooLarge(_)
-            | Self::NoMemory(_)
-            | Self::NoRoom => Fault::Local,
+            | Self::NoMemory(_) => Fault::Local,
         }
     }
 
@@ -240,12 +234,11 @@ mod tests {
             | UpstreamError::HeadTooLarge(_)
             | UpstreamError::RefusalIncomplete(_)
             | UpstreamError::TooLarge(_)
-            | UpstreamError::NoMemory(_)
-            | UpstreamError::NoRoom => ErrorSource::Variant(Fault::Local),
+            | UpstreamError::NoMemory(_) => ErrorSource::Variant(Fault::Local),
         }
     }
 
-    const VARIANTS: [UpstreamError; 18] = [
+    const VARIANTS: [UpstreamError; 17] = [
         UpstreamError::Connect(String::new()),
         UpstreamError::Unreachable(String::new()),
         UpstreamError::Tls(String::new()),
@@ -263,7 +256,6 @@ mod tests {
         UpstreamError::RefusalIncomplete(StatusCode::UNAUTHORIZED),
         UpstreamError::TooLarge(StatusCode::OK),
         UpstreamError::NoMemory(StatusCode::OK),
-        UpstreamError::NoRoom,
     ];
 
     /// The error that hyper returns for these bytes as a response.

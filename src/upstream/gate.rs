@@ -282,7 +282,14 @@ impl Gate {
             }
         };
         let is_proved = matches!(call.class, Class::Proved | Class::Renewal | Class::Refresh);
-        Draw { caller: call.caller, api: call.api.clone(), share, is_proved, has_client: call.class.has_client() }
+        Draw {
+            caller: call.caller,
+            api: call.api.clone(),
+            share,
+            is_proved,
+            is_known: is_proved || call.class == Class::Relayed,
+            has_client: call.class.has_client(),
+        }
     }
 
     pub(crate) fn usage(&self, service: Service, class: Class) -> GateUsage {

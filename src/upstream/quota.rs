@@ -54,6 +54,8 @@ pub(crate) struct Draw {
     pub(crate) share: Share,
     /// Whether a product list has proved the caller within the last hour.
     pub(crate) is_proved: bool,
+    /// Whether the caller is proved, or upstream has successfully answered a relayed request of it.
+    pub(crate) is_known: bool,
     /// Whether a client waits for the call. Lists of the other calls take nothing from relayed requests.
     pub(crate) has_client: bool,
 }
@@ -172,8 +174,8 @@ impl Ledger {
         self.service(service).lock().has_shared_limit(draw, now)
     }
 
-    /// Counts a call that is sent now. The caller has checked that it may be. Returns whether lists have left room for
-    /// it, and may be sent earlier from now on.
+    /// Counts a call that is sent now. The caller has checked that it may be. Returns whether lists may have left
+    /// room for it, and may be sent earlier from now on.
     pub(crate) fn take(&self, service: Service, draw: &Draw, now: Instant) -> bool {
         self.service(service).lock().take(draw, now)
     }

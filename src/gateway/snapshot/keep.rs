@@ -115,7 +115,7 @@ impl Gateway {
                     Err(reason) => {
                         self.observer.metrics.unreadable_record(reason);
                         let why = format!("a record cannot be read: {}", reason.describe());
-                        let what = "the snapshot is used up to a record that cannot be read, and no further";
+                        let what = "a record of the snapshot cannot be read, so it and the later ones are not used";
                         self.observer.snapshot_failed(what, &why);
                     }
                 }

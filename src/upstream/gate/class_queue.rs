@@ -17,13 +17,13 @@ pub(super) struct ClassQueue {
     pub(super) at_caller_limit: usize,
     /// The calls in the queue, by operation.
     pub(super) by_api: HashMap<u32, ApiCalls>,
-    /// Those of the calls in the queue.
+    /// The deadlines of the calls in the queue.
     pub(super) deadlines: Deadlines,
     /// How many slots have gone to higher classes since this class began to wait or last got a slot.
     pub(super) passed_over: u32,
 }
 
-/// The queued calls of a class and an operation. Limits of all callers count them alike.
+/// The queued calls of a class and an operation, lists or relayed requests. Limits of all callers count them alike.
 pub(super) struct ApiCalls {
     /// At least 1.
     pub(super) count: usize,

@@ -48,16 +48,17 @@ impl Deadlines {
     /// How many calls are sent before one that comes now. `free_at`: when a call can be sent, if so many are sent before.
     /// A call that reaches its deadline before its turn is not sent.
     pub(super) fn ahead(&self, free_at: impl Fn(u32) -> Instant) -> u32 {
-        let first_free = free_at(0);
-        let still_waiting = self.steps.iter().filter(|(deadline, _)| **deadline > first_free);
-        let (mut fewest, mut most) = (0, still_waiting.map(|(_, calls)| calls).sum());
-        let Some((last, _)) = self.steps.last_key_value() else { return 0 };
-        // All have been sent, or the last one has given up.
-        while fewest < most {
-            let middle = fewest + (most - fewest) / 2;
-            if free_at(middle) > *last { most = middle } else { fewest = middle + 1 }
+        let mut sent = 0;
+        for (deadline, calls) in &self.steps {
+            // The first of them that is not sent in time.
+            let (mut fewest, mut most) = (0, *calls);
+            while fewest < most {
+                let middle = fewest + (most - fewest) / 2;
+                if free_at(sent + middle) > *deadline { most = middle } else { fewest = middle + 1 }
+            }
+            sent += fewest;
         }
-        fewest
+        sent
     }
 
     #[cfg(test)]
@@ -84,6 +85,8 @@ mod tests {
             (vec![30; 500], 30),
             ([vec![0; 500], vec![30; 10]].concat(), 10),
             ([vec![5; 500], vec![30; 500]].concat(), 30),
+            ([vec![5; 500], vec![30; 10]].concat(), 15),
+            ([vec![5; 2], vec![30; 10]].concat(), 12),
         ] {
             let mut calls = Deadlines::default();
             deadlines.iter().for_each(|deadline| calls.add(start + *deadline * second));

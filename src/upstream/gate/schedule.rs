@@ -42,7 +42,7 @@ use super::deadlines::Deadlines;
 use super::pace::Pace;
 use super::quota_wait::{HoldClock, QuotaWait};
 use super::{Class, GateClient, GateLimits, GateUsage, Party, Ticket};
-use crate::upstream::quota::{Draw, Hold, LimitKind};
+use crate::upstream::quota::{Draw, Hold, LimitKind, Share};
 
 /// How many slots go to higher classes before a waiting class without a slot gets one.
 pub(super) const MAX_PASSED_OVER: u32 = 16;
@@ -68,8 +68,9 @@ pub(super) struct Schedule {
     held_callers: HashMap<Party, Instant>,
     /// No time in `held_callers` is before this one.
     held_until: Option<Instant>,
-    /// The operations of calls so far. Their positions are their numbers in [`Party::Api`].
-    apis: Vec<Option<Arc<str>>>,
+    /// The operations of calls so far, and whether they are relayed: a limit may hold back either. Their positions are
+    /// their numbers in [`Party::Api`].
+    apis: Vec<(Option<Arc<str>>, bool)>,
 }
 
 struct QueuedCall {
@@ -100,11 +101,19 @@ struct CallerCalls {
     admitted: usize,
     /// Calls in the queue of their class, by class.
     queued: [u32; Class::VARIANTS.len()],
-    at_caller_limit: BTreeSet<Ticket>,
-    /// Those of all calls that wait.
+    /// The calls that wait for their caller: lists, and relayed requests. A limit may hold back either.
+    at_caller_limit: [BTreeSet<Ticket>; 2],
+    /// The deadlines of all calls that wait.
     deadlines: Deadlines,
     /// How long limits of the caller have held back its calls.
     clock: HoldClock,
+}
+
+impl CallerCalls {
+    /// The calls that wait for the caller, and that limits hold back like this one.
+    fn at_limit_like(&mut self, draw: &Draw) -> &mut BTreeSet<Ticket> {
+        &mut self.at_caller_limit[usize::from(draw.share == Share::Relayed)]
+    }
 }
 
 impl Schedule {
@@ -135,14 +144,16 @@ impl Schedule {
     ) -> Ticket {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let api = self.apis.iter().position(|known| *known == draw.api).unwrap_or_else(|| {
-            self.apis.push(draw.api.clone());
+        let is_relayed = draw.share == Share::Relayed;
+        let is_same = |known: &(Option<Arc<str>>, bool)| known.0 == draw.api && known.1 == is_relayed;
+        let api = self.apis.iter().position(is_same).unwrap_or_else(|| {
+            self.apis.push((draw.api.clone(), is_relayed));
             self.apis.len() - 1
         });
         let api = u32::try_from(api).unwrap_or(u32::MAX);
         let caller = self.callers.entry(client.identity()).or_default();
         let deadline = pace.now() + max_wait;
-        caller.at_caller_limit.insert(ticket);
+        caller.at_caller_limit[usize::from(is_relayed)].insert(ticket);
         caller.deadlines.add(deadline);
         let mut quota_wait = QuotaWait::default();
         quota_wait.join(&caller.clock, pace.now());
@@ -155,7 +166,9 @@ impl Schedule {
 
     /// Removes a call that has ended or stopped waiting.
     pub(super) fn remove(&mut self, ticket: Ticket, pace: &dyn Pace) {
-        let Some(QueuedCall { client, class, state, api, deadline, .. }) = self.calls.remove(&ticket) else { return };
+        let Some(QueuedCall { client, class, state, api, deadline, draw, .. }) = self.calls.remove(&ticket) else {
+            return;
+        };
         let path = path(&client, class, api);
         let queue = &mut self.queues[class as usize];
         match state {
@@ -172,7 +185,7 @@ impl Schedule {
         }
         if let Some(caller) = self.callers.get_mut(&client.identity()) {
             match state {
-                CallState::AtCallerLimit => _ = caller.at_caller_limit.remove(&ticket),
+                CallState::AtCallerLimit => _ = caller.at_limit_like(&draw).remove(&ticket),
                 CallState::Queued => {
                     caller.admitted -= 1;
                     caller.queued[class as usize] -= 1;
@@ -203,7 +216,7 @@ impl Schedule {
                 queue.at_caller_limit += 1;
                 call.state = CallState::AtCallerLimit;
                 caller.admitted -= 1;
-                caller.at_caller_limit.insert(ticket);
+                caller.at_limit_like(&call.draw).insert(ticket);
                 call.quota_wait.join(&caller.clock, pace.now());
                 caller.clock.set(Some(policy), pace.now());
                 self.hold_caller(client.identity(), until);
@@ -309,12 +322,18 @@ impl Schedule {
         self.held_callers.remove(&identity);
         let mut held = None;
         let Some(caller) = self.callers.get_mut(&identity) else { return };
+        let mut is_open = [true; 2];
         while caller.admitted < self.limits.per_caller {
-            let Some(ticket) = caller.at_caller_limit.first().copied() else { break };
+            // The earliest of the lists and relayed requests that are not held back.
+            let open = caller.at_caller_limit.iter().enumerate().filter(|(kind, _)| is_open[*kind]);
+            let Some((ticket, kind)) = open.filter_map(|(kind, calls)| Some((*calls.first()?, kind))).min() else {
+                break;
+            };
             if let Some(call) = self.calls.get_mut(&ticket) {
-                held = pace.hold(&call.draw, LimitKind::Own, caller.queued_before(call.class));
-                if held.is_some() {
-                    break;
+                if let Some(hold) = pace.hold(&call.draw, LimitKind::Own, caller.queued_before(call.class)) {
+                    is_open[kind] = false;
+                    held = held.filter(|held: &Hold| held.until <= hold.until).or(Some(hold));
+                    continue;
                 }
                 call.state = CallState::Queued;
                 let class = &mut self.queues[call.class as usize];
@@ -328,11 +347,11 @@ impl Schedule {
                 );
                 call.quota_wait.join(&group.clock, pace.now());
             }
-            caller.at_caller_limit.remove(&ticket);
+            caller.at_caller_limit[kind].remove(&ticket);
             caller.admitted += 1;
         }
         caller.clock.set(held.map(|hold| hold.policy), pace.now());
-        if caller.admitted == 0 && caller.at_caller_limit.is_empty() {
+        if caller.admitted == 0 && caller.at_caller_limit.iter().all(BTreeSet::is_empty) {
             self.callers.remove(&identity);
         }
         if let Some(hold) = held {

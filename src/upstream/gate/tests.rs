@@ -256,6 +256,46 @@ fn a_call_is_not_held_back_by_a_call_of_its_caller_that_has_another_share() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lists_at_the_gate_of_relayed_requests_hold_back_no_relayed_request() {
+    // These lists are too large to be stored.
+    let api = Some(Arc::from("products"));
+    let list = || GateCall { api: api.clone(), ..call(client(1), Class::Proved) };
+    let relay = || GateCall { api: api.clone(), ..relay(client(1)) };
+    for policy in [QuotaPolicy::User, QuotaPolicy::Ip] {
+        let [_, relays] = gates(policy, 4, Arc::new(|_, _| {}));
+        let lists: Vec<_> = (0..20).map(|_| begin(&relays, list())).collect();
+        tokio::time::sleep(SECOND).await;
+        let relayed: Vec<_> = (0..2).map(|_| begin(&relays, relay())).collect();
+        tokio::time::sleep(10 * SECOND).await;
+        assert!(sent(&relayed) >= 1 && sent(&lists) + sent(&relayed) == 8, "{policy:?}");
+        tokio::time::sleep(10 * SECOND).await;
+        assert_eq!((sent(&lists), sent(&relayed)), (10, 2), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_list_at_the_gate_of_relayed_requests_waits_for_its_quota_whatever_waits_before_it() {
+    let quotas = [(QuotaPolicy::Ip, 2)];
+    let [_, relays] = gates_with(&quotas, Arc::new(|_, _| {}));
+    let relays = Gate::new(
+        GateLimits { calls: 2, per_caller: 4 },
+        Arc::clone(&relays.ledger),
+        Arc::new(|_, _| {}),
+        Clock::System,
+    );
+    let Ok(mut first) = enter(&relays, client(1), Class::Proved) else { panic!("held") };
+    let Ok(mut second) = enter(&relays, client(2), Class::Proved) else { panic!("held") };
+    first.mark_sent();
+    second.mark_sent();
+    // Both slots are in use, and so is the quota.
+    let Err(mut relayed) = enter_with(&relays, relay(client(3))) else { panic!("three calls under way") };
+    let Err(mut list) = enter(&relays, client(4), Class::Proved) else { panic!("three calls under way") };
+    drop((first, second));
+    assert!(poll(&mut list).is_none());
+    drop(poll(&mut relayed));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wait_for_a_quota_goes_on_if_the_client_closes_its_sending_side() {
     let waits = Arc::new(Mutex::new(Vec::new()));
     let recorded = Arc::clone(&waits);

@@ -42,7 +42,7 @@ pub(super) struct Limit {
     /// Until when a product list for a client of a known caller was last held back. Until a window after that, relayed
     /// requests get at most half.
     list_held_until: Option<Instant>,
-    /// Until when a relayed request was last held back. Until [`RELAY_GRACE`] after that, lists get at most the other half.
+    /// Until when a relayed request of a known caller was last held back. Until [`RELAY_GRACE`] after that, lists get at most the other half.
     /// `None` if a relayed request has been sent since.
     relay_held_until: Option<Instant>,
 }
@@ -85,6 +85,8 @@ impl Limit {
     pub(super) fn free_at(&self, draw: &Draw, is_shared: bool, ahead: u32, now: Instant) -> Instant {
         let until =
             |held_until: Option<Instant>, more| held_until.map(|until| until + more).filter(|until| now < *until);
+        // Then the next call is looked at again. Those after it may still have to share.
+        let capped = |at: Instant, until| if ahead == 0 { at.min(until) } else { at };
         match draw.share {
             Share::Known | Share::Unknown => {
                 let free = match draw.share {
@@ -92,19 +94,19 @@ impl Limit {
                     _ => self.limiter.free_at(ahead, now),
                 };
                 match until(self.relay_held_until, RELAY_GRACE) {
-                    Some(until) => free.max(self.limiter.free_at_for_lists(ahead, now).min(until)),
+                    Some(until) => free.max(capped(self.limiter.free_at_for_lists(ahead, now), until)),
                     None => free,
                 }
             }
             // It is counted, and held back only so that product lists get their half.
             Share::Relayed => match until(self.list_held_until, self.limiter.quota().window) {
-                Some(until) => self.limiter.free_at_for_relayed(ahead, now).min(until),
+                Some(until) => capped(self.limiter.free_at_for_relayed(ahead, now), until),
                 None => now,
             },
         }
     }
 
-    /// Counts a call that is sent now. Returns whether lists have left room for it.
+    /// Counts a call that is sent now. Returns whether it is a relayed request, and lists may have left room for one.
     pub(super) fn take(&mut self, draw: &Draw, now: Instant) -> bool {
         self.limiter.expire(now);
         self.limiter.add(now, draw.share);
@@ -117,7 +119,7 @@ impl Limit {
         }
         match draw.share {
             Share::Known if draw.has_client => self.list_held_until = Some(until),
-            Share::Relayed if draw.has_client => self.relay_held_until = Some(until),
+            Share::Relayed if draw.is_known => self.relay_held_until = Some(until),
             Share::Known | Share::Unknown | Share::Relayed => {}
         }
     }

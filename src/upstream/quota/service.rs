@@ -191,7 +191,7 @@ impl ServiceLimits {
         self.counting(draw).any(|(policy, limit)| is_in_force(policy, limit))
     }
 
-    /// Counts a call that is sent now. Returns whether lists have left room for it.
+    /// Counts a call that is sent now. Returns whether lists may have left room for it.
     pub(super) fn take(&mut self, draw: &Draw, now: Instant) -> bool {
         self.create_configured(draw, now);
         let mut had_room_left = false;

@@ -1,5 +1,6 @@
 //! How long limits of upstream have held back the calls of a schedule, and which they hold back now.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::super::Ticket;
@@ -41,7 +42,10 @@ impl Schedule {
     /// The calls that limits hold back.
     pub(in crate::upstream::gate) fn held_calls(&self) -> Vec<HeldCalls> {
         let own = self.callers.values().filter_map(|caller| {
-            Some(HeldCalls { policy: caller.clock.holding()?, calls: caller.at_caller_limit.len() })
+            Some(HeldCalls {
+                policy: caller.clock.holding()?,
+                calls: caller.at_caller_limit.iter().map(BTreeSet::len).sum(),
+            })
         });
         let groups = self.queues.iter().flat_map(|queue| queue.by_api.values());
         let shared = groups.filter_map(|calls| Some(HeldCalls { policy: calls.clock.holding()?, calls: calls.count }));
