@@ -21,12 +21,13 @@ fn file(name: &str, replaced: &[(&str, &str)]) -> String {
     })
 }
 
-/// Runs the commands of deploy/README.md that make the secrets.
+/// Runs the commands of deploy/README.md that make the secrets, with a certificate for `localhost`.
 fn make_secrets(folder: &Path) {
     let (_, guide) = include_str!("../deploy/README.md").split_once("### Fleet\n").unwrap();
     let (_, commands) = guide.split_once("```sh\n").unwrap();
-    let (commands, _) = commands.split_once("# A certificate for").unwrap();
-    let output = Command::new("sh").args(["-e", "-c", commands]).current_dir(folder).output().unwrap();
+    let (commands, _) = commands.split_once("kubectl ").unwrap();
+    let commands = commands.replace("workspace-gateway-valkey", "localhost");
+    let output = Command::new("sh").args(["-e", "-c", &commands]).current_dir(folder).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -35,13 +36,14 @@ async fn the_engine_and_the_gateways_of_the_manifest_work_together() {
     let (secrets, of_engine) = (folder("fleet-manifest"), folder("fleet-manifest-engine"));
     make_secrets(&secrets);
     std::fs::rename(secrets.join("users.acl"), of_engine.join("users.acl")).unwrap();
-    let authority = Authority::new();
-    std::fs::write(secrets.join("engine-ca.crt"), authority.pem()).unwrap();
-    for folder in [&secrets, &of_engine] {
-        let identity = authority.issue("localhost");
-        std::fs::write(folder.join("tls.crt"), identity.certificate).unwrap();
-        std::fs::write(folder.join("tls.key"), identity.key).unwrap();
+    std::fs::rename(secrets.join("ca.crt"), secrets.join("engine-ca.crt")).unwrap();
+    for (made, name) in [("valkey.crt", "tls.crt"), ("valkey.key", "tls.key")] {
+        std::fs::rename(secrets.join(made), of_engine.join(name)).unwrap();
     }
+    // For the clients of the gateway.
+    let identity = Authority::new().issue("localhost");
+    std::fs::write(secrets.join("tls.crt"), identity.certificate).unwrap();
+    std::fs::write(secrets.join("tls.key"), identity.key).unwrap();
     let in_folder = |folder: &Path| format!("{}/", folder.display());
     let settings = of_engine.join("valkey.conf");
     std::fs::write(&settings, file("valkey.conf", &[("/run/secrets/valkey/", &in_folder(&of_engine))])).unwrap();

@@ -78,7 +78,7 @@ impl Gateway {
         };
         let gateway = Self::new_with(config, clock, snapshot)?;
         if let Some(error) = failure {
-            gateway.observer.snapshot_failed("there is no snapshot until the next start", &error);
+            gateway.observer.snapshot_failed("this process neither reads nor writes a snapshot", &error);
         }
         gateway.restore_snapshot().await;
         Ok(gateway)
