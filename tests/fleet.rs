@@ -125,6 +125,13 @@ async fn tls_with_a_client_certificate_and_a_user_with_few_rights() {
     first.until_metric_over(&fault("denied"), 0.0).await;
     std::fs::write(engine.folder.join("password"), "other\n").unwrap();
     first.until_metric(LOST, 0.0).await;
+    // Without the authority, or under another name, the gateway does not accept the certificate.
+    let unknown = more.replace(&format!("ca_file = \"{folder}/ca.pem\"\n"), "");
+    let other_name = url.replace("localhost", "127.0.0.1");
+    for (url, more) in [(&url, &unknown), (&other_name, &more)] {
+        let refusing = gateway_of(&first.simulator, &settings(url, more)).await;
+        refusing.until_metric_over(&fault("tls"), 0.0).await;
+    }
 }
 
 /// With an authority of its own, which has also issued a client certificate.

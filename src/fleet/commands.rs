@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     Silent,
     /// The password, a certificate or a right is missing.
     Denied,
+    /// The gateway does not accept its certificate.
+    Tls,
     /// It is a replica, or does not serve the hash slot.
     NotMaster,
     /// It loads its data.
@@ -87,6 +89,7 @@ impl Fault {
             Self::Connection => "there is no connection to it",
             Self::Silent => "it does not answer in time",
             Self::Denied => "it refuses the user, the password, the certificate or a command",
+            Self::Tls => "the gateway does not accept its certificate",
             Self::NotMaster => "the node is not the master of the keys",
             Self::Loading => "it is loading its data",
             Self::Full => "it has no memory left",

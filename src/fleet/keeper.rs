@@ -45,7 +45,7 @@ impl Fleet {
                 (2 * retry).min(LONGEST_RETRY)
             };
             let pause = match result.0 {
-                Fault::Denied | Fault::Settings => RETRY_OF_SETTINGS,
+                Fault::Denied | Fault::Tls | Fault::Settings => RETRY_OF_SETTINGS,
                 _ => retry,
             };
             // Gateways that have lost the engine together do not come back together.

@@ -299,9 +299,11 @@ fn shown(error: &redis::RedisError) -> String {
 }
 
 fn tls_fault(error: &io::Error) -> Fault {
-    match error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
-        true => Fault::Denied,
-        false => Fault::Connection,
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_)) => Fault::Tls,
+        // The engine wants another certificate of the gateway.
+        Some(_) => Fault::Denied,
+        None => Fault::Connection,
     }
 }
 
