@@ -259,3 +259,15 @@ async fn retry_after_does_not_count_requests_that_give_up_before_their_turn() {
     assert!(sent >= 2 && throttled > 190, "{sent} {throttled}");
     answering.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_has_not_reached_upstream_takes_nothing_from_the_quota() {
+    let mut bench = Bench::with_granted(&user_quota(10), &["a"]).await;
+    sleep(20 * SECOND).await;
+    let failing = bench.begin("a", LIST);
+    bench.next_call_of("a").await.fail(UpstreamError::Connect("refused".to_owned()));
+    assert_eq!(failing.await.unwrap().status(), StatusCode::BAD_GATEWAY);
+    let _other = bench.begin("a", OTHER);
+    bench.settle().await;
+    assert!(bench.calls.try_recv().is_ok(), "it waits");
+}

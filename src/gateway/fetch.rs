@@ -228,6 +228,7 @@ impl Gateway {
             context.date = self.clock.date();
             permit.mark_sent();
             let result = call_upstream(&request, context.clone(), memory, sent, &mut leader).await;
+            permit.unsent_if_unreached(result.as_ref().err());
             let times = ResponseTimes { sent, received: self.clock.now(), date: self.clock.date() };
             let status = result.as_ref().map(UpstreamResponse::status).map_err(UpstreamError::failure);
             if status.is_ok_and(|status| !status.is_server_error()) {

@@ -151,7 +151,7 @@ impl Forwarder {
         let permit_and_buffers = (permit, buffers);
         let can_make_known =
             caller.filter(|_| accepts_caller(&client_identity.active, &head, StatusCode::OK)).is_some();
-        let (result, (permit, buffers)) = match (&key_permit, &unsafe_request) {
+        let (result, (mut permit, buffers)) = match (&key_permit, &unsafe_request) {
             (None, None) => (
                 self.relayed(
                     &client_identity.active,
@@ -177,6 +177,7 @@ impl Forwarder {
                 task.await.map_err(|_| RequestError::Internal)?
             }
         };
+        permit.unsent_if_unreached(result.as_ref().err());
         let status = result.as_ref().map(Response::status).map_err(UpstreamError::failure);
         let duration = self.clock.timer_now().saturating_duration_since(begun);
         call.ended(status, duration);

@@ -275,21 +275,14 @@ impl Gate {
     /// What decides which limits a call draws from.
     pub(crate) fn draw(call: &GateCall) -> Draw {
         let share = match (call.kind, call.class) {
+            (_, Class::Unknown | Class::HalfClosed) => Share::Unknown,
             (CallKind::Relay, _) => Share::Relayed,
-            (CallKind::List, Class::Unknown | Class::HalfClosed) => Share::Unknown,
             (CallKind::List, Class::Proved | Class::Relayed | Class::Renewal | Class::Refresh | Class::KeepWarm) => {
                 Share::Known
             }
         };
         let is_proved = matches!(call.class, Class::Proved | Class::Renewal | Class::Refresh);
-        Draw {
-            caller: call.caller,
-            api: call.api.clone(),
-            share,
-            is_proved,
-            is_known: is_proved || call.class == Class::Relayed,
-            has_client: call.class.has_client(),
-        }
+        Draw { caller: call.caller, api: call.api.clone(), share, is_proved, has_client: call.class.has_client() }
     }
 
     pub(crate) fn usage(&self, service: Service, class: Class) -> GateUsage {

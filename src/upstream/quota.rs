@@ -34,9 +34,9 @@ use crate::sync::Mutex;
 pub(crate) enum Share {
     /// A known caller asks for a product list, or the gateway renews, refreshes or keeps one.
     Known,
-    /// An unknown caller asks for a product list.
+    /// An unknown caller asks for a product list, or sends a request that is relayed.
     Unknown,
-    /// A relayed request.
+    /// A relayed request of a known caller.
     Relayed,
 }
 
@@ -54,8 +54,6 @@ pub(crate) struct Draw {
     pub(crate) share: Share,
     /// Whether a product list has proved the caller within the last hour.
     pub(crate) is_proved: bool,
-    /// Whether the caller is proved, or upstream has successfully answered a relayed request of it.
-    pub(crate) is_known: bool,
     /// Whether a client waits for the call. Lists of the other calls take nothing from relayed requests.
     pub(crate) has_client: bool,
 }

@@ -12,6 +12,7 @@ use super::quota_wait::QuotaWait;
 use super::{ServiceGate, Ticket};
 use crate::catalogue::Service;
 use crate::stream::StreamBody;
+use crate::upstream::UpstreamError;
 use crate::upstream::quota::{Draw, Lesson};
 
 /// A call slot, or a place in the queue until the slot is assigned. Dropping it ends the call.
@@ -49,6 +50,11 @@ impl Permit {
     pub(crate) fn mark_sent(&mut self) {
         self.is_sent = true;
         self.report_wait();
+    }
+
+    /// Without a connection, upstream has not counted the call.
+    pub(crate) fn unsent_if_unreached(&mut self, error: Option<&UpstreamError>) {
+        self.is_sent &= !error.is_some_and(|error| error.failure().is_unreached());
     }
 
     /// Reports how long limits have held the call back, once.

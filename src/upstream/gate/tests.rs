@@ -168,6 +168,21 @@ fn only_a_list_for_which_a_client_waits_holds_back_relayed_requests() {
 }
 
 #[test]
+fn unknown_callers_get_a_quarter_of_a_limit_of_all_callers_for_lists_and_relayed_requests() {
+    let [lists, relays] = gates(QuotaPolicy::Ip, 8, Arc::new(|_, _| {}));
+    let unknown = |number| GateCall { class: Class::Unknown, ..relay(client(number)) };
+    let mut held = Vec::new();
+    let mut permits: Vec<_> = [1, 2, 3, 4]
+        .into_iter()
+        .filter_map(|number| enter_with(&relays, unknown(number)).map_err(|it| held.push(it)).ok())
+        .collect();
+    assert_eq!(permits.len(), 2);
+    assert!(enter(&lists, client(5), Class::Unknown).is_err());
+    permits.extend((6..20).filter_map(|number| enter(&lists, client(number), Class::Proved).ok()));
+    assert_eq!(permits.len(), 8);
+}
+
+#[test]
 fn a_call_that_a_limit_of_all_callers_holds_back_does_not_delay_its_callers_calls_of_a_higher_class() {
     let [lists, _] = gates_with(&[(QuotaPolicy::Ip, 4), (QuotaPolicy::User, 2)], Arc::new(|_, _| {}));
     // Unknown callers may make one call in a window.

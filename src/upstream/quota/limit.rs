@@ -42,7 +42,7 @@ pub(super) struct Limit {
     /// Until when a product list for a client of a known caller was last held back. Until a window after that, relayed
     /// requests get at most half.
     list_held_until: Option<Instant>,
-    /// Until when a relayed request of a known caller was last held back. Until [`RELAY_GRACE`] after that, lists get at most the other half.
+    /// Until when a relayed request was last held back. Until [`RELAY_GRACE`] after that, lists get at most the other half.
     /// `None` if a relayed request has been sent since.
     relay_held_until: Option<Instant>,
 }
@@ -119,8 +119,8 @@ impl Limit {
         }
         match draw.share {
             Share::Known if draw.has_client => self.list_held_until = Some(until),
-            Share::Relayed if draw.is_known => self.relay_held_until = Some(until),
-            Share::Known | Share::Unknown | Share::Relayed => {}
+            Share::Relayed => self.relay_held_until = Some(until),
+            Share::Known | Share::Unknown => {}
         }
     }
 

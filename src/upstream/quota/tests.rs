@@ -18,11 +18,11 @@ fn caller(number: u32) -> Caller {
 
 fn draw(number: u32) -> Draw {
     let api = Some("products".into());
-    Draw { caller: Some(caller(number)), api, share: Share::Known, is_proved: true, is_known: true, has_client: true }
+    Draw { caller: Some(caller(number)), api, share: Share::Known, is_proved: true, has_client: true }
 }
 
 fn unknown(number: u32) -> Draw {
-    Draw { share: Share::Unknown, is_proved: false, is_known: false, ..draw(number) }
+    Draw { share: Share::Unknown, is_proved: false, ..draw(number) }
 }
 
 fn quota(calls: u32, window: Duration) -> Quota {
@@ -171,20 +171,6 @@ fn the_wait_behind_other_lists_is_told_as_if_relayed_requests_went_on_waiting() 
     // Two lists are sent in each window.
     let hold = bench.limits.hold(&draw(2), LimitKind::Shared, 5, bench.now).unwrap();
     assert!(hold.left > 29 * SECOND, "{hold:?}");
-}
-
-#[test]
-fn relayed_requests_of_unknown_callers_take_nothing_from_lists() {
-    for (is_known, lists) in [(true, 3), (false, 5)] {
-        let mut bench = Bench::new();
-        let quota = Some(quota(5, 10 * SECOND));
-        let configured = ConfiguredQuota { service: SERVICE, policy: QuotaPolicy::Ip, operation: None, quota };
-        bench.limits.configure(vec![configured]);
-        assert_eq!(bench.send_all(&draw(2)), 5);
-        assert!(!bench.send(&Draw { share: Share::Relayed, is_proved: false, is_known, ..draw(1) }));
-        bench.now += 10 * SECOND + SECOND / 10;
-        assert_eq!(bench.send_all(&draw(2)), lists, "{is_known}");
-    }
 }
 
 #[test]

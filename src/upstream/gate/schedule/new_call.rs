@@ -33,7 +33,7 @@ impl Schedule {
         let queued = calls.map_or(0, |calls| calls.queued_before(class));
         let is_held = || pace.hold(draw, LimitKind::Own, queued).is_some();
         let is_held_by_shared = |draw: &Draw| pace.hold(draw, LimitKind::Shared, 0).is_some();
-        let proved = || Draw { share: Share::Known, is_proved: true, is_known: true, ..draw.clone() };
+        let proved = || Draw { share: Share::Known, is_proved: true, ..draw.clone() };
         let waits_longer = || !draw.is_proved && is_held_by_shared(draw) && !is_held_by_shared(&proved());
         // Those that wait already go first, also if a limit has just become free.
         let do_others_wait = calls.is_some_and(|calls| !calls.at_caller_limit.iter().all(BTreeSet::is_empty));

@@ -35,7 +35,7 @@ impl Pace for Free {
 }
 
 fn draw(client: GateClient) -> Draw {
-    Draw { caller: client.caller, api: None, share: Share::Known, is_proved: true, is_known: true, has_client: true }
+    Draw { caller: client.caller, api: None, share: Share::Known, is_proved: true, has_client: true }
 }
 
 impl Schedule {
