@@ -2,7 +2,7 @@
 //! for longer than is said here, and lets no more calls through.
 
 use super::super::super::domain::{
-    CacheRequest, CallerId, Ms, RequestId, SECOND, UpstreamResult, scope_of, service_of,
+    CacheRequest, CallerId, Failure, Ms, RequestId, SECOND, UpstreamResult, scope_of, service_of,
 };
 use super::super::super::limits::{Limit, Policy, asked_wait};
 use super::super::{FlightId, Rules};
@@ -38,14 +38,14 @@ pub(super) struct Sent {
     /// An unsafe method is another API than the list.
     is_unsafe: bool,
     at: Ms,
-    /// Whether it was answered with a 429, so that it may not count.
-    was_throttled: bool,
+    /// Whether it may not count: it was answered with a 429, or there was no connection to upstream.
+    may_not_count: bool,
 }
 
 impl Sent {
     pub(super) fn new(flight: FlightId, request: &CacheRequest, at: Ms) -> Self {
         let CacheRequest { caller, key, is_unsafe, .. } = *request;
-        Self { flight, caller, service: service_of(key), is_unsafe, at, was_throttled: false }
+        Self { flight, caller, service: service_of(key), is_unsafe, at, may_not_count: false }
     }
 }
 
@@ -75,9 +75,15 @@ impl Paced {
 
     /// A call ends, perhaps with a 429 that names a limit.
     pub(super) fn learn(&mut self, flight: FlightId, caller: CallerId, service: usize, result: &UpstreamResult) {
-        let UpstreamResult::Complete { status: 429, .. } = result else { return };
+        let is_unreached = matches!(result, UpstreamResult::Failed(Failure::Connect | Failure::Unreachable));
+        let is_throttled = matches!(result, UpstreamResult::Complete { status: 429, .. });
         let now = self.now;
-        self.sent.iter_mut().filter(|sent| sent.flight == flight).for_each(|sent| sent.was_throttled = true);
+        if is_unreached || is_throttled {
+            self.sent.iter_mut().filter(|sent| sent.flight == flight).for_each(|sent| sent.may_not_count = true);
+        }
+        if !is_throttled {
+            return;
+        }
         if let Some(after) = asked_wait(result) {
             self.count("asked to wait without a limit");
             self.asked.push(Asked { caller, service, at: now, until: now + after, is_followed: false });
@@ -232,7 +238,7 @@ impl Paced {
         for limit in self.configured.into_iter().chain(learnt) {
             let counting = self.sent.iter().filter(|sent| {
                 let is_recent = sent.service == service && sent.at + limit.window > self.now;
-                is_recent && counts(limit, caller, sent) && !sent.was_throttled
+                is_recent && counts(limit, caller, sent) && !sent.may_not_count
             });
             if counting.count() >= limit.calls {
                 return Err(format!("#{id} starts a call that {limit:?} does not allow"));
