@@ -86,7 +86,7 @@ fn describe(known: &Inspection, answer_timeout: Duration) -> Now {
     Now { caller, shared: known.is_shared, stored, second_tier, quota }
 }
 
-/// The verdict says whether the request is relayed.
+/// What the request says is not known here. The verdict beside it tells whether the request is relayed.
 const LOOKED_UP: &str = "looked up before a call to upstream, but not if the request is relayed or has no-cache, max-age=0 or only-if-cached";
 
 /// Whether the second tier would be looked up, and why not, in a sentence. `is_fresh`: the caller gets a fresh response from

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::engine_url::EngineUrl;
-pub(crate) use super::engine_url::Topology;
 use super::files::Files;
+use super::fleet_values::EngineUrl;
+pub(crate) use super::fleet_values::Topology;
 use super::read_file::{read, secret_path, shown_path};
 use super::secret::Secret;
 use super::settings::FleetSettings;

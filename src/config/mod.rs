@@ -6,13 +6,13 @@
 pub(crate) mod access_keys;
 pub(crate) mod changes;
 mod check;
-mod engine_url;
 mod entries;
 pub(crate) mod enums;
 mod error;
 pub(crate) mod exposure;
 mod files;
 pub(crate) mod fleet;
+mod fleet_values;
 mod further_errors;
 pub(crate) mod insecure;
 pub(crate) mod keep_warm;

@@ -88,8 +88,8 @@ fn is_of_key(path: &[Part]) -> bool {
     matches!(path.first(), Some(Part::Name(list)) if list == "access_key" || list == "keep_warm")
 }
 
-/// Whether a path is that of a text beside `fleet.password`. The value may be the password, or a URL with it.
-fn is_beside_password(path: &[Part]) -> bool {
+/// Whether a path is that of a text beside `fleet.password`. A mistaken value may be the password, or a URL with it.
+fn may_hold_password(path: &[Part]) -> bool {
     matches!(path, [Part::Name(section), Part::Name(name)] if section == "fleet" && (name == "engine" || name == "name"))
 }
 
@@ -128,7 +128,7 @@ fn setting_error(path: Vec<Part>, message: &str) -> SettingError {
     let is_value = found.starts_with("invalid type: ") || found.starts_with("invalid value: ");
     let expected = expectation(&path, expected);
     let is_of_keep_warm = expected == KeepWarmSettings::EXPECTED;
-    let is_hidden = is_of_key || is_of_keep_warm || is_beside_password(&path) || expected == "a table of settings";
+    let is_hidden = is_of_key || is_of_keep_warm || may_hold_password(&path) || expected == "a table of settings";
     if is_value && is_hidden {
         return SettingError::new(path, format!("(not shown, may be a secret) is not allowed: expected {expected}"));
     }

@@ -29,7 +29,8 @@
 //! while a higher one waits.
 //!
 //! A call that a limit of upstream holds back ([`Pace`]) has no slot while it waits, and delays no other call: those of a
-//! limit of its caller wait as by rule 1, and those of a limit of all callers are passed over in their queues.
+//! limit of its caller wait as by rule 1, lists and relayed requests each in their own order, and those of a limit of all
+//! callers are passed over in their queues.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
