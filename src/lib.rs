@@ -178,7 +178,8 @@
 //! - **Proof**: a valid 200 of upstream to the caller's own call. **Denial**: a 401 or 403 to it.
 //! - **Grant**: what a proof gives its caller in a scope, for `grant_ttl`. After that it is *lapsed*. An outage can
 //!   extend it. **Renewal**: a call in the background that proves a caller again before its grant lapses
-//!   ([`cache::grants`]).
+//!   ([`cache::grants`]). A grant is *borrowed* if another gateway of the fleet has proved its caller. It counts only
+//!   while this gateway is *in sync* with the fleet: it knows what the others have told ([`cache::fleet_sync`]).
 //! - **Second tier**: a store of sealed records outside the process, here the **engine** of a fleet. A **ticket** is drawn
 //!   there before a call is sent. It orders records without clocks. An **incarnation** is the time between two losses of
 //!   the engine's data. To **void** is to make what has earlier tickets unusable.

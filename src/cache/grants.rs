@@ -6,8 +6,12 @@
 //! any more. A 401 says that the credential itself is refused. So it suspends all grants of the caller in that service,
 //! until the error code in its body shows whether only one request was refused. A grant that is removed because the
 //! table is full costs one upstream call. The time is an argument.
+//!
+//! A grant may rest on a proof of an earlier process (`restore.rs`) or of another gateway of the fleet (`fleet.rs`).
 
 mod count;
+#[cfg_attr(not(test), expect(dead_code, reason = "the gateway does not tell and borrow yet"))]
+mod fleet;
 mod pending;
 mod renewal;
 mod restore;
@@ -20,11 +24,12 @@ use std::time::{Duration, Instant};
 
 use strum::{IntoStaticStr, VariantArray};
 
-pub(crate) use self::pending::{PendingGrant, RefusedBy};
+pub(crate) use self::pending::{HadGrants, PendingGrant, RefusedBy};
 use self::renewal::Renewal;
 pub(crate) use self::renewal::{GrantUse, RenewalPolicy, RenewalResult, backoff_after};
 pub(crate) use self::restore::RestoredProof;
 use super::entry::Entry;
+use super::fleet_sync::FleetSync;
 use super::lru_map::LruMap;
 use super::revocations::Revocations;
 use crate::catalogue::Service;
@@ -66,8 +71,8 @@ pub enum GrantState {
     /// The grant has lapsed. A failure outside the gateway extends it, for entries that were requested no later than
     /// `ended`.
     Lapsed {
-        /// The regular end of the grant: the last proof plus `grant_ttl`. For one of an earlier process, at most the time
-        /// of the snapshot.
+        /// The regular end of the grant: the last proof plus `grant_ttl`. If the grant covers less ([`Basis`]), the
+        /// end of that.
         ended: Instant,
     },
     /// There is no proof, it is too old, or the caller was denied after it.
@@ -96,6 +101,8 @@ pub enum Proof {
 pub(crate) struct Grants {
     tables: Mutex<GrantTables>,
     revocations: Arc<Revocations>,
+    /// Without it, no borrowed grant is live.
+    sync: Option<Arc<FleetSync>>,
 }
 
 /// What a 401 covers: a caller in a service.
@@ -117,6 +124,8 @@ struct GrantTables {
     sequence: u64,
     /// The number of suspensions at present.
     suspensions: usize,
+    /// When all grants have lapsed at once. A call that was sent no later proves nothing.
+    all_lapsed: Option<Instant>,
 }
 
 struct Grant {
@@ -124,20 +133,79 @@ struct Grant {
     proved: Instant,
     /// The sequence number of that proof.
     sequence: u64,
-    /// If an earlier process has proved the caller: the time of the snapshot. The grant counts as lapsed, and covers
-    /// nothing later.
-    restored: Option<Instant>,
+    basis: Basis,
     renewal: Renewal,
+}
+
+/// What a grant rests on.
+#[derive(Clone, Copy, Debug)]
+enum Basis {
+    /// A proof of this process.
+    Own,
+    /// A proof of another gateway. The grant is live only while this process is in sync with the fleet.
+    Borrowed {
+        /// When it was taken.
+        at: Instant,
+    },
+    /// A proof of an earlier process, or one after which notices of the fleet were lost. The grant counts as lapsed.
+    Lapsed {
+        /// It covers nothing later than this.
+        covers_until: Instant,
+    },
+}
+
+/// What a grant that was neither ended nor suspended is good for. A later variant is better, and so is a later end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// Nothing any more.
+    Over,
+    /// See [`GrantState::Lapsed`].
+    Lapsed {
+        ended: Instant,
+    },
+    Live,
+}
+
+impl Basis {
+    /// Whether a grant that is young enough is live.
+    fn is_sound(self, sync: Option<&FleetSync>, now: Instant) -> bool {
+        match self {
+            Self::Own => true,
+            Self::Borrowed { .. } => sync.is_some_and(|sync| sync.is_in_sync(now)),
+            Self::Lapsed { .. } => false,
+        }
+    }
+
+    /// The grant covers nothing later than this, if it is not live. `None` if only its age bounds it.
+    fn covers_until(self, sync: Option<&FleetSync>) -> Option<Instant> {
+        match self {
+            Self::Own => None,
+            Self::Borrowed { at } => Some(sync.map_or(at, |sync| sync.ended().max(at))),
+            Self::Lapsed { covers_until } => Some(covers_until),
+        }
+    }
 }
 
 impl Grant {
     /// A grant by a proof of this process.
     fn new(proved: Instant, sequence: u64) -> Self {
-        Self { proved, sequence, restored: None, renewal: Renewal::new(proved, sequence) }
+        Self { proved, sequence, basis: Basis::Own, renewal: Renewal::new(proved, sequence) }
     }
 
-    fn is_live(&self, grant_ttl: Duration, now: Instant) -> bool {
-        now.saturating_duration_since(self.proved) < grant_ttl && self.restored.is_none()
+    fn is_live(&self, grant_ttl: Duration, sync: Option<&FleetSync>, now: Instant) -> bool {
+        now.saturating_duration_since(self.proved) < grant_ttl && self.basis.is_sound(sync, now)
+    }
+
+    fn standing(&self, settings: &GrantPolicy, sync: Option<&FleetSync>, now: Instant) -> Standing {
+        let GrantPolicy { grant_ttl, outage_grace, .. } = *settings;
+        if self.is_live(grant_ttl, sync, now) {
+            return Standing::Live;
+        }
+        if outage_grace.is_none_or(|grace| now.saturating_duration_since(self.proved) >= grace) {
+            return Standing::Over;
+        }
+        let end = self.proved + grant_ttl;
+        Standing::Lapsed { ended: self.basis.covers_until(sync).map_or(end, |until| until.min(end)) }
     }
 }
 
@@ -148,6 +216,13 @@ struct ServiceGrants {
     ended: u64,
     /// The latest one.
     latest: u64,
+}
+
+impl ServiceGrants {
+    /// Whether there are any that have not ended.
+    fn are_any(&self) -> bool {
+        self.latest > self.ended
+    }
 }
 
 struct StoredDenial {
@@ -199,8 +274,9 @@ impl Grants {
             service_calls: HashMap::new(),
             sequence: 0,
             suspensions: 0,
+            all_lapsed: None,
         };
-        Self { tables: Mutex::new(tables), revocations }
+        Self { tables: Mutex::new(tables), revocations, sync: None }
     }
 
     /// Changes the settings, also for existing grants. Stored refusals keep their old end.
@@ -218,16 +294,12 @@ impl Grants {
         if let Some((refusal, left)) = tables.stored_denial(caller_scope, now) {
             return GrantState::Denied { refusal: Arc::clone(refusal), left };
         }
-        let GrantPolicy { grant_ttl, outage_grace, .. } = tables.settings;
+        let settings = tables.settings;
         let Some(grant) = tables.grant(caller_scope) else { return GrantState::Unknown };
-        let age = now.saturating_duration_since(grant.proved);
-        if age < grant_ttl && grant.restored.is_none() {
-            GrantState::Granted
-        } else if outage_grace.is_some_and(|grace| age < grace) {
-            let end = grant.proved + grant_ttl;
-            GrantState::Lapsed { ended: grant.restored.map_or(end, |written| end.min(written)) }
-        } else {
-            GrantState::Unknown
+        match grant.standing(&settings, self.sync(), now) {
+            Standing::Live => GrantState::Granted,
+            Standing::Lapsed { ended } => GrantState::Lapsed { ended },
+            Standing::Over => GrantState::Unknown,
         }
     }
 
@@ -267,6 +339,10 @@ impl Grants {
     fn tables(&self) -> MutexGuard<'_, GrantTables> {
         self.tables.lock()
     }
+
+    fn sync(&self) -> Option<&FleetSync> {
+        self.sync.as_deref()
+    }
 }
 
 impl CallerScope {
@@ -305,9 +381,19 @@ impl GrantTables {
     }
 
     /// The grant of a caller, if it has not lapsed.
-    fn live(&mut self, caller_scope: &CallerScope, now: Instant) -> Option<&mut Grant> {
+    fn live(&mut self, caller_scope: &CallerScope, sync: Option<&FleetSync>, now: Instant) -> Option<&mut Grant> {
         let grant_ttl = self.settings.grant_ttl;
-        self.grant(caller_scope).filter(|grant| grant.is_live(grant_ttl, now))
+        self.grant(caller_scope).filter(|grant| grant.is_live(grant_ttl, sync, now))
+    }
+
+    /// Adds a grant, or replaces it. It has a new sequence number.
+    fn add(&mut self, caller_scope: CallerScope, grant: Grant) {
+        let (sequence, caller_service) = (grant.sequence, caller_scope.caller_service());
+        self.grants.insert(caller_scope, grant);
+        // If the caller was removed from the table, it is unknown which of its grants had ended. So all earlier ones
+        // end.
+        let new = || ServiceGrants { ended: sequence - 1, latest: sequence };
+        self.caller_services.get_or_insert_with(&caller_service, new).latest = sequence;
     }
 
     /// Whether a call that was sent at the same time or later has been denied.

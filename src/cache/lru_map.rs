@@ -89,6 +89,10 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> LruMap<K, V, S> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.young.values_mut().chain(self.old.values_mut())
+    }
+
     /// All entries that are present now, for [`Self::visit_some`].
     pub(super) fn remaining(&self) -> Remaining {
         Remaining { young: self.young.len(), old: self.old.len(), turns: self.turns }

@@ -207,7 +207,7 @@ impl Gateway {
             let info = entry.freshness_info();
             Validity { begin: info.sent, length: info.fresh_for() }
         });
-        let grant = self.memory.grants.lifetime(caller_scope).map(|(begin, length)| Validity { begin, length });
+        let grant = self.memory.grants.lifetime(caller_scope, now).map(|(begin, length)| Validity { begin, length });
         let is_backing_off = self.memory.backoffs.is_active_for(&cache_key, caller_scope, now);
         StoredState { entry, grant, purged: self.memory.store.purged(), is_backing_off }
     }

@@ -18,7 +18,7 @@ use crate::cache::backoffs::{self, BackoffCause};
 use crate::cache::divergence::{Digest, Observation};
 use crate::cache::entry::{Entry, EntryBuilder};
 use crate::cache::freshness::{Freshness, FreshnessInfo, Lifetime};
-use crate::cache::grants::{CallerScope, GrantState, PendingGrant, Proof, RefusedBy, RenewalResult};
+use crate::cache::grants::{CallerScope, GrantState, HadGrants, PendingGrant, Proof, RefusedBy, RenewalResult};
 use crate::cache::lifetime::{self, ResponseTimes};
 use crate::cache::store::{CacheKey, Epoch, PrivateExtent};
 use crate::cache::unstorable::Unstorable;
@@ -207,7 +207,7 @@ impl EndedCall<'_> {
     pub(super) fn settle_failure(&self, pending_grant: PendingGrant, error: &UpstreamError, is_external: bool) {
         match error {
             UpstreamError::RefusalIncomplete(_) => {
-                pending_grant.refused(RefusedBy::ApiGateway, None, self.times.received)
+                pending_grant.refused(RefusedBy::ApiGateway, None, self.times.received);
             }
             UpstreamError::TooLarge(StatusCode::OK) => {
                 self.observer.metrics.unstored(self.mark_uncacheable(Unstorable::TooLarge));
@@ -300,15 +300,20 @@ pub(super) fn end_renewal(
     }
 }
 
-/// Applies what a 401 or 403 changes as soon as its head has been read.
-pub(super) fn apply_denial(memory: &Memory, observer: &Observer, pending_grant: &mut PendingGrant, status: StatusCode) {
+/// Applies what a 401 or 403 changes as soon as its head has been read. Returns which grants the caller had.
+pub(super) fn apply_denial(
+    memory: &Memory,
+    observer: &Observer,
+    pending_grant: &mut PendingGrant,
+    status: StatusCode,
+) -> HadGrants {
     observer.metrics.denial("upstream");
     observer
         .record_event(NewEvent::new(Event::Denial, "upstream refused a credential").in_scope(pending_grant.scope()));
     if status == StatusCode::UNAUTHORIZED {
         memory.known_callers.refused(&pending_grant.caller());
     }
-    pending_grant.denied(status);
+    pending_grant.denied(status)
 }
 
 /// The role of a request header that is named in `Vary`.

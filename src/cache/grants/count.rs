@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::{CallerScope, Grant, GrantTables, Grants};
+use crate::cache::fleet_sync::FleetSync;
 
 /// The number of grants that are counted while the lock is held. This takes about 10 microseconds.
 pub(super) const STEP: usize = 128;
@@ -24,7 +25,7 @@ impl Grants {
                 let tables = self.tables();
                 tables.grants.visit_some(&mut remaining, STEP, |caller_scope, grant| {
                     visited += 1;
-                    live += usize::from(tables.is_live(caller_scope, grant, now));
+                    live += usize::from(tables.is_live(caller_scope, grant, self.sync(), now));
                 })
             };
             after_step(visited);
@@ -39,8 +40,8 @@ impl Grants {
 
 impl GrantTables {
     /// Whether a grant has not lapsed and was neither ended nor suspended.
-    fn is_live(&self, caller_scope: &CallerScope, grant: &Grant, now: Instant) -> bool {
-        grant.is_live(self.settings.grant_ttl, now) && self.is_in_force(caller_scope, grant)
+    fn is_live(&self, caller_scope: &CallerScope, grant: &Grant, sync: Option<&FleetSync>, now: Instant) -> bool {
+        grant.is_live(self.settings.grant_ttl, sync, now) && self.is_in_force(caller_scope, grant)
     }
 
     /// Whether a grant was neither ended nor suspended.

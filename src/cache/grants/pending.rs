@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::StatusCode;
 
 use super::{
-    CallerScope, CallerService, Grant, Grants, MAX_REFUSAL_SIZE, Proof, ServiceGrants, StoredDenial, Suspension,
+    Basis, CallerScope, CallerService, Grant, Grants, MAX_REFUSAL_SIZE, Proof, ServiceGrants, StoredDenial, Suspension,
 };
 use crate::cache::entry::Entry;
 use crate::catalogue::{Service, error_code};
@@ -49,34 +49,32 @@ impl PendingGrant {
     pub(crate) fn proved(self, now: Instant) -> Proof {
         let Some(caller_scope) = self.caller_scope() else { return Proof::Late };
         let mut tables = self.grants.tables();
-        if tables.is_late(&caller_scope, self.sent) {
+        if tables.is_late(&caller_scope, self.sent) || tables.all_lapsed.is_some_and(|lapsed| lapsed >= self.sent) {
             return Proof::Late;
         }
         tables.stored_denials.remove(&caller_scope);
-        let before = tables.proved(&caller_scope);
-        let was_live = tables.live(&caller_scope, now).is_some();
-        let proved = before.map_or(self.sent, |before| before.max(self.sent));
+        let was_live = tables.live(&caller_scope, self.grants.sync(), now).is_some();
+        // The time of another gateway's proof does not become one of an own proof.
+        let own = tables.grant(&caller_scope).filter(|grant| matches!(grant.basis, Basis::Own));
+        let proved = own.map_or(self.sent, |own| own.proved.max(self.sent));
         let sequence = tables.next_sequence();
-        tables.grants.insert(caller_scope, Grant::new(proved, sequence));
-        // If the caller was removed from the table, it is unknown which of its grants had ended. So all earlier ones
-        // end.
-        let new = || ServiceGrants { ended: sequence - 1, latest: sequence };
-        tables.caller_services.get_or_insert_with(&self.caller_service(), new).latest = sequence;
+        tables.add(caller_scope, Grant::new(proved, sequence));
         if was_live { Proof::Renewed } else { Proof::Granted }
     }
 
     /// Records the head of a 401 or 403. It ends the grant of the call's scope. A 401 also suspends the caller's other
-    /// grants in the service until [`Self::refused`].
-    pub(crate) fn denied(&mut self, status: StatusCode) {
+    /// grants in the service until [`Self::refused`]. Returns which grants there were.
+    pub(crate) fn denied(&mut self, status: StatusCode) -> HadGrants {
         debug_assert!(self.suspension.is_none(), "a call is denied once");
         let mut tables = self.grants.tables();
-        let mut is_of_known = false;
+        let service_grants = tables.caller_services.peek(&self.caller_service());
+        let mut had = HadGrants { in_scope: false, in_service: service_grants.is_some_and(ServiceGrants::are_any) };
         if let Some(caller_scope) = self.caller_scope() {
             if let Some(calls) = tables.calls.get_mut(&caller_scope) {
                 calls.denied = calls.denied.max(Some(self.sent));
             }
             self.was_proved_later = tables.proved(&caller_scope).is_some_and(|proved| proved > self.sent);
-            is_of_known |= tables.grants.remove(&caller_scope).is_some();
+            had.in_scope = tables.grants.remove(&caller_scope).is_some();
         }
         if status == StatusCode::UNAUTHORIZED {
             let sequence = tables.next_sequence();
@@ -84,26 +82,29 @@ impl PendingGrant {
             let suspension = Suspension { sequence, sent: self.sent };
             tables.service_calls.entry(self.caller_service()).or_default().suspensions.push(suspension);
             self.suspension = Some(sequence);
-            let grants = tables.caller_services.peek(&self.caller_service());
-            is_of_known |= grants.is_some_and(|grants| grants.latest > grants.ended);
         }
         drop(tables);
-        if is_of_known {
+        if had.in_scope || had.in_service && status == StatusCode::UNAUTHORIZED {
             self.grants.revocations.add();
         }
+        had
     }
 
     /// Records the body of the refusal, or that it will not be read. The gateway repeats the refusal for `denial_ttl`,
     /// if the body is known and no request that was sent later has proved the caller.
-    pub(crate) fn refused(mut self, by: RefusedBy, refusal: Option<Entry>, now: Instant) {
+    ///
+    /// Returns whether the credential itself is refused: a 401 that has ended all grants of the caller in the service.
+    pub(crate) fn refused(mut self, by: RefusedBy, refusal: Option<Entry>, now: Instant) -> bool {
+        let is_of_credential = self.suspension.is_some() && by == RefusedBy::ApiGateway;
         self.end_suspension(by);
-        let Some(caller_scope) = self.caller_scope() else { return };
+        let Some(caller_scope) = self.caller_scope() else { return is_of_credential };
         let mut tables = self.grants.tables();
         let is_latest = !self.was_proved_later && tables.proved(&caller_scope).is_none_or(|proved| proved <= self.sent);
         if let Some(refusal) = refusal.filter(|refusal| is_latest && refusal.size() <= MAX_REFUSAL_SIZE) {
             let until = now + tables.settings.denial_ttl;
             tables.stored_denials.insert(caller_scope, StoredDenial { refusal: Arc::new(refusal), until });
         }
+        is_of_credential
     }
 
     fn end_suspension(&mut self, by: RefusedBy) {
@@ -144,6 +145,15 @@ impl Drop for PendingGrant {
             }
         }
     }
+}
+
+/// Which grants the caller of a denied call had until then, in force or lapsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HadGrants {
+    /// One in the scope of the call.
+    pub(crate) in_scope: bool,
+    /// Any in the service.
+    pub(crate) in_service: bool,
 }
 
 /// The sender of a 401 or 403, according to the error code in its body.

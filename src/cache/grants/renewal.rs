@@ -117,7 +117,7 @@ impl Grants {
             return GrantUse::NotGranted;
         }
         let first_renewal = tables.first_renewal;
-        let Some(grant) = tables.live(caller_scope, now) else { return GrantUse::NotGranted };
+        let Some(grant) = tables.live(caller_scope, self.sync(), now) else { return GrantUse::NotGranted };
         let age = now.saturating_duration_since(grant.proved);
         grant.renewal.record_use(now);
         // Most requests end here.
@@ -132,12 +132,12 @@ impl Grants {
         }
     }
 
-    /// When the latest proof was sent, and the lifetime of the grant, which may have lapsed. `None` if there is none of
-    /// this process.
-    pub(crate) fn lifetime(&self, caller_scope: &CallerScope) -> Option<(Instant, Duration)> {
+    /// When the latest proof was sent, and the lifetime of the grant, which may have ended. `None` if the grant has
+    /// lapsed for another reason than its age.
+    pub(crate) fn lifetime(&self, caller_scope: &CallerScope, now: Instant) -> Option<(Instant, Duration)> {
         let mut tables = self.tables();
         let grant_ttl = tables.settings.grant_ttl;
-        let grant = tables.grant(caller_scope).filter(|grant| grant.restored.is_none());
+        let grant = tables.grant(caller_scope).filter(|grant| grant.basis.is_sound(self.sync(), now));
         grant.map(|grant| (grant.proved, grant_ttl))
     }
 
@@ -145,7 +145,7 @@ impl Grants {
     pub(crate) fn ends_soon(&self, caller_scope: &CallerScope, now: Instant) -> bool {
         let mut tables = self.tables();
         let first_renewal = tables.first_renewal;
-        let Some(grant) = tables.live(caller_scope, now) else { return true };
+        let Some(grant) = tables.live(caller_scope, self.sync(), now) else { return true };
         now.saturating_duration_since(grant.proved) >= first_renewal
     }
 

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::count::STEP;
-use super::{CallerScope, Grant, Grants, ServiceGrants};
+use super::{Basis, CallerScope, Grant, Grants, ServiceGrants};
 
 /// The last proof of a caller in a scope, for another process.
 #[derive(Clone, Debug)]
@@ -29,7 +29,9 @@ impl Grants {
                     let age = now.saturating_duration_since(grant.proved);
                     if age < longest && tables.is_in_force(caller_scope, grant) {
                         let (caller_scope, proved) = (caller_scope.clone(), grant.proved);
-                        proofs.push(RestoredProof { caller_scope, proved, covers_until: grant.restored });
+                        // The end of being in sync may be still to come.
+                        let covers_until = grant.basis.covers_until(self.sync()).map(|until| until.min(now));
+                        proofs.push(RestoredProof { caller_scope, proved, covers_until });
                     }
                 })
             };
@@ -54,8 +56,8 @@ impl Grants {
             }
             let sequence = tables.next_sequence();
             let caller_service = caller_scope.caller_service();
-            let restored = Some(covers_until.map_or(written, |until| until.min(written)));
-            tables.grants.insert(caller_scope, Grant { restored, ..Grant::new(proved, sequence) });
+            let basis = Basis::Lapsed { covers_until: covers_until.map_or(written, |until| until.min(written)) };
+            tables.grants.insert(caller_scope, Grant { basis, ..Grant::new(proved, sequence) });
             let new = || ServiceGrants { ended: 0, latest: sequence };
             tables.caller_services.get_or_insert_with(&caller_service, new).latest = sequence;
         }

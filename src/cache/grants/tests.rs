@@ -11,8 +11,8 @@ use crate::clock::Clock;
 use crate::request::caller::Callers;
 use crate::request::key::RequestKey;
 
-const SECOND: Duration = Duration::from_secs(1);
-const SETTINGS: GrantPolicy = GrantPolicy {
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SETTINGS: GrantPolicy = GrantPolicy {
     grant_ttl: Duration::from_secs(300),
     denial_ttl: Duration::from_secs(2),
     outage_grace: Some(Duration::from_secs(3600)),
@@ -20,7 +20,7 @@ const SETTINGS: GrantPolicy = GrantPolicy {
     max_grants: 10,
 };
 
-fn caller_scope(token: &str, path: &str) -> CallerScope {
+pub(super) fn caller_scope(token: &str, path: &str) -> CallerScope {
     let catalogue = Catalogue::for_tests(Vec::new());
     let (operation, project_id) = catalogue.operation(path).unwrap();
     let key = RequestKey::read(&catalogue, operation, project_id, None, &HeaderMap::new(), false).unwrap();
@@ -28,7 +28,7 @@ fn caller_scope(token: &str, path: &str) -> CallerScope {
     CallerScope { caller, scope: key.scope().clone() }
 }
 
-fn refusal(body: &'static [u8], now: Instant) -> Option<Entry> {
+pub(super) fn refusal(body: &'static [u8], now: Instant) -> Option<Entry> {
     let mut response = Response::new(Bytes::from_static(body));
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     let freshness_info = FreshnessInfo { sent: now, initial_age: Duration::ZERO, lifetime: Lifetime::default() };
@@ -37,14 +37,14 @@ fn refusal(body: &'static [u8], now: Instant) -> Option<Entry> {
 
 impl PendingGrant {
     /// Records the head and the body of a 401.
-    fn denied_and_refused(mut self, by: RefusedBy, refusal: Option<Entry>, now: Instant) {
+    pub(super) fn denied_and_refused(mut self, by: RefusedBy, refusal: Option<Entry>, now: Instant) {
         self.denied(StatusCode::UNAUTHORIZED);
         self.refused(by, refusal, now);
     }
 }
 
 /// The grant state as a word.
-fn grant_state(grants: &Grants, caller_scope: &CallerScope, now: Instant) -> &'static str {
+pub(super) fn grant_state(grants: &Grants, caller_scope: &CallerScope, now: Instant) -> &'static str {
     match grants.grant_state(caller_scope, now) {
         GrantState::Granted => "granted",
         GrantState::Lapsed { .. } => "grace",
@@ -282,7 +282,7 @@ fn a_caller_that_was_removed_from_the_table_gets_no_grant_back() {
 }
 
 /// What another process would be told, by path.
-fn proofs(grants: &Grants, now: Instant) -> Vec<RestoredProof> {
+pub(super) fn proofs(grants: &Grants, now: Instant) -> Vec<RestoredProof> {
     let mut all = Vec::new();
     grants.visit_proofs(now, |proofs| all.extend_from_slice(proofs));
     all.sort_by(|one, other| one.caller_scope.scope.path().cmp(other.caller_scope.scope.path()));
@@ -302,7 +302,7 @@ fn a_proof_of_an_earlier_process_is_a_lapsed_grant_until_the_caller_proves_itsel
     };
     assert_eq!(covers(&second, at(20)), Some(at(10)), "nothing later than the snapshot");
     assert_eq!((second.use_grant(&me, at(20)), second.live(at(20))), (GrantUse::NotGranted, 0));
-    assert_eq!((second.lifetime(&me), second.ends_soon(&me, at(20))), (None, true));
+    assert_eq!((second.lifetime(&me, at(20)), second.ends_soon(&me, at(20))), (None, true));
     // The next process keeps the bound, and the time of the proof.
     assert!(third.restore(proofs(&second, at(200)), at(200)));
     assert_eq!((covers(&third, at(3599)), covers(&third, at(3600))), (Some(at(10)), None));
@@ -344,4 +344,8 @@ fn the_denial_of_a_caller_is_a_revocation_only_if_it_ends_a_grant() {
     assert_eq!([deny(&me), deny(&caller_scope("a", "/v2/q/products"))], [1, 0]);
     grants.begin_call(me.clone(), start + 2 * SECOND).proved(start + 2 * SECOND);
     assert_eq!([deny(&me), deny(&me)], [1, 0]);
+    grants.begin_call(me.clone(), start + 3 * SECOND).proved(start + 3 * SECOND);
+    let before = revocations.count();
+    grants.begin_call(caller_scope("a", "/v2/q/products"), start + 3 * SECOND).denied(StatusCode::FORBIDDEN);
+    assert_eq!(revocations.count(), before, "a 403 ends the grant of its scope only");
 }
