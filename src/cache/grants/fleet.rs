@@ -103,7 +103,7 @@ impl Grants {
     /// What other gateways have told may have been lost. So all grants count as lapsed until the next proof, and cover
     /// nothing later than `now`. Calls that are in flight prove nothing any more.
     ///
-    /// Hits wait for this: at most 3 ms for 100,000 grants.
+    /// Hits wait for this: about 2 ms for 100,000 grants in a build without optimizations.
     pub(crate) fn lapse_all(&self, now: Instant) {
         let mut tables = self.tables();
         tables.all_lapsed = tables.all_lapsed.max(Some(now));
