@@ -52,7 +52,7 @@ pub mod fast_path {
     pub use crate::fast_path::{HeadScanner, MAX_HEADS, Responder, ResponderState, is_repeatable};
 }
 pub mod gateway {
-    pub use crate::gateway::{Connection, Gateway, REQUEST_IDS};
+    pub use crate::gateway::{Connection, Gateway, Hint, HintSink, REQUEST_IDS};
     pub mod snapshot {
         pub use crate::gateway::snapshot::fuzz::RecordReader;
     }

@@ -276,7 +276,8 @@ fn files_of_a_folder_do_not_import_each_other_in_circles() {
 #[test]
 fn steps_of_the_path_do_not_call_each_other() {
     // What the steps are given: parts of the gateway, and values.
-    let parts = ["memory", "look_up", "caller_class", "fetcher", "observer", "active_config", "upstream_setup", "tier"];
+    let parts =
+        ["memory", "look_up", "caller_class", "fetcher", "observer", "active_config", "upstream_setup", "tier", "hint"];
     let values = ["connection", "cache_request", "role", "fetch_result"];
     // These call the steps, or are about the gateway as a whole.
     let callers = [

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::divergence::{MIN_ALTERNATIONS, Observation, Observations};
 use super::entry::{Entry, EntryBuilder};
 use super::freshness::{FreshnessInfo, Lifetime};
+use crate::catalogue::Catalogue;
 use crate::request::caller::Caller;
 use crate::request::condition::Validator;
 use crate::request::key::{RequestKey, Scope};
@@ -133,6 +134,18 @@ pub(crate) fn scope_name(scope: &Scope) -> Vec<u8> {
         add_part(&mut name, part.as_bytes());
     }
     name
+}
+
+/// A digest of what a scope is and means.
+pub(crate) fn scope_digest(scope: &Scope) -> [u8; 32] {
+    *blake3::hash(&scope_name(scope)).as_bytes()
+}
+
+/// The scope with this path and digest. `None` if there is no such scope here.
+pub(crate) fn find_scope(catalogue: &Catalogue, path: &str, digest: &[u8; 32]) -> Option<Scope> {
+    let (operation, path_match) = catalogue.operation(path)?;
+    let scope = Scope::read(catalogue, operation, path_match).ok()?;
+    (scope_digest(&scope) == *digest).then_some(scope)
 }
 
 fn add_part(name: &mut Vec<u8>, part: &[u8]) {

@@ -10,9 +10,11 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::fetcher::Fetcher;
+use super::hint::{Hint, HintSink, Hints};
 use super::memory::Memory;
 use super::observer::Observer;
 use super::snapshot::Snapshot;
+use super::take_hint::HintTaker;
 use super::tier::{LONGEST_LOOK_UP, Tier};
 use super::upstream_setup::{self, UpstreamClientConfig};
 use super::{ActiveConfig, Gateway};
@@ -59,6 +61,7 @@ struct Backends {
     client_config: Option<UpstreamClientConfig>,
     second_tier: Option<Tier>,
     snapshot: Option<Arc<Snapshot>>,
+    hints: Option<HintSink>,
 }
 
 impl Gateway {
@@ -81,6 +84,7 @@ impl Gateway {
             client_config: Some(client_config),
             second_tier: None,
             snapshot: snapshot.map(Arc::new),
+            hints: None,
         };
         Self::assemble(config, clock, random, via, metrics, backends)
     }
@@ -95,7 +99,7 @@ impl Gateway {
         clock: Clock,
         random: Random,
     ) -> io::Result<Arc<Self>> {
-        let backends = Backends { upstream, client_config: None, second_tier: None, snapshot: None };
+        let backends = Backends { upstream, client_config: None, second_tier: None, snapshot: None, hints: None };
         Self::assemble_for_test(config, clock, random, backends)
     }
 
@@ -112,7 +116,7 @@ impl Gateway {
     ) -> io::Result<Arc<Self>> {
         let sealer = Arc::new(Sealer::new(&secret, &[], &random)?);
         let second_tier = Some(Tier { store, sealer, time_limit: LONGEST_LOOK_UP });
-        let backends = Backends { upstream, client_config: None, second_tier, snapshot: None };
+        let backends = Backends { upstream, client_config: None, second_tier, snapshot: None, hints: None };
         Self::assemble_for_test(config, clock, random, backends)
     }
 
@@ -134,7 +138,7 @@ impl Gateway {
         snapshot.iter().try_for_each(|snapshot| snapshot.claim())?;
         let sealer = Arc::new(Sealer::new(&secret, &[], &random)?);
         let second_tier = Some(Tier { store, sealer, time_limit: LONGEST_LOOK_UP });
-        let backends = Backends { upstream, client_config: None, second_tier, snapshot };
+        let backends = Backends { upstream, client_config: None, second_tier, snapshot, hints: None };
         Self::assemble_for_test(&config, clock, random, backends)
     }
 
@@ -151,7 +155,23 @@ impl Gateway {
     ) -> io::Result<Arc<Self>> {
         let snapshot = Snapshot::open(config, &random)?.map(Arc::new);
         snapshot.iter().try_for_each(|snapshot| snapshot.claim())?;
-        let backends = Backends { upstream, client_config: None, second_tier: None, snapshot };
+        let backends = Backends { upstream, client_config: None, second_tier: None, snapshot, hints: None };
+        Self::assemble_for_test(config, clock, random, backends)
+    }
+
+    /// A gateway with a simulated upstream that tells its hints, for tests.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn with_hints(
+        upstream: Arc<dyn Upstream>,
+        sink: HintSink,
+        config: &Config,
+        clock: Clock,
+        random: Random,
+    ) -> io::Result<Arc<Self>> {
+        let hints = Some(sink);
+        let backends = Backends { upstream, client_config: None, second_tier: None, snapshot: None, hints };
         Self::assemble_for_test(config, clock, random, backends)
     }
 
@@ -169,7 +189,8 @@ impl Gateway {
         metrics: Arc<Metrics>,
         backends: Backends,
     ) -> io::Result<Arc<Self>> {
-        let Backends { upstream, client_config, mut second_tier, snapshot } = backends;
+        let Backends { upstream, client_config, mut second_tier, snapshot, hints } = backends;
+        let hints = Hints::new(hints);
         let settings = &config.settings;
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
         let observer = Arc::new(Observer {
@@ -245,6 +266,7 @@ impl Gateway {
                 revocations,
                 second_tier,
                 fleet,
+                hints,
             }),
             fetcher: Arc::new(Fetcher {
                 shared_flights,
@@ -288,6 +310,14 @@ impl Gateway {
             let what = "the engine of the fleet was not told of the last purges or invalidations: see deploy/fleet.md";
             self.observer.record_event(NewEvent::new(Event::FleetLost, what));
         }
+    }
+
+    /// Takes a hint of another gateway, which was told this long ago. Unlike the age of a record, it need not be an upper
+    /// bound: it should be as exact as possible.
+    pub fn take_hint(&self, hint: &Hint, age: Duration) {
+        let (active, now) = (self.active(), self.clock.now());
+        // A gateway with other settings may tell what means nothing here.
+        let _ = HintTaker { active: &active, memory: &self.memory, now }.take(hint, age);
     }
 
     pub fn observer(&self) -> &Observer {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::hint::Hints;
 use super::tier::Tier;
 use crate::cache::backoffs::Backoffs;
 use crate::cache::grants::Grants;
@@ -21,6 +22,7 @@ pub(super) struct Memory {
     pub(super) second_tier: Option<Tier>,
     /// The second tier, if it is the engine of a fleet.
     pub(super) fleet: Option<Arc<Fleet>>,
+    pub(super) hints: Hints,
 }
 
 impl Memory {

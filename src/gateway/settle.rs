@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::CacheRequest;
 use super::fetch_result::FetchedResponse;
+use super::hint::Hint;
 use super::memory::Memory;
 use super::observer::Observer;
 use crate::cache::admission::{self, Audience, VaryRole, Verdict};
@@ -226,14 +227,11 @@ impl EndedCall<'_> {
     fn begin_backoff(&self, response: Option<(StatusCode, &HeaderMap)>) {
         let EndedCall { request, cache_key, times, .. } = self;
         let is_private = cache_key.owner.is_some();
-        let may_back_off = match self.memory.grants.grant_state(&request.lookup.caller_scope, times.received) {
+        let is_granted = match self.memory.grants.grant_state(&request.lookup.caller_scope, times.received) {
             GrantState::Granted => true,
-            GrantState::Lapsed { .. } => is_private,
-            GrantState::Unknown | GrantState::Denied { .. } => false,
+            GrantState::Lapsed { .. } if is_private => false,
+            GrantState::Lapsed { .. } | GrantState::Unknown | GrantState::Denied { .. } => return,
         };
-        if !may_back_off {
-            return;
-        }
         let scope = request.lookup.key.scope();
         let retry_after = response.and_then(|(_, headers)| backoffs::retry_after(headers, times.date));
         let backoff = request.active.backoff;
@@ -246,15 +244,22 @@ impl EndedCall<'_> {
         if let (BackoffCause::Throttled | BackoffCause::Unavailable, Some((status, _))) = (cause, response) {
             self.observer.throttled(scope.operation().service, status, Some(scope));
         }
+        let (Memory { backoffs, hints, .. }, caller_scope) = (self.memory, &request.lookup.caller_scope);
         // If other headers than those of the key were sent, they may have caused the failure. Then it must not affect
         // other callers.
-        if self.is_for_caller_alone {
-            self.memory.backoffs.begin_for_caller(&request.lookup.caller_scope, span, times.received);
+        let concerns_key = self.is_key_only || is_private;
+        if self.is_for_caller_alone || !concerns_key {
+            backoffs.begin_for_caller(caller_scope, span, times.received);
+            if is_granted {
+                hints.tell(|| Hint::caller_backoff(caller_scope, span));
+            }
         }
-        if self.is_key_only || is_private {
-            self.memory.backoffs.begin(cache_key, &request.lookup.caller_scope, cause, span, times.received);
-        } else {
-            self.memory.backoffs.begin_for_caller(&request.lookup.caller_scope, span, times.received);
+        if concerns_key {
+            backoffs.begin(cache_key, caller_scope, cause, span, times.received);
+            // That of a caller's own key extends its lapsed grant. Only the caller's own call at the same gateway may do so.
+            if !is_private {
+                hints.tell(|| Hint::shared_backoff(caller_scope, cause, &cache_key.key, span));
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::memory::Memory;
 use crate::cache::freshness::Lifetime;
 use crate::cache::grants::{CallerScope, RestoredProof};
-use crate::cache::record;
+use crate::cache::record::{self, scope_digest};
 use crate::cache::store::{CacheKey, PrivateName};
 use crate::catalogue::{Catalogue, Operation};
 use crate::clock::{Clock, Moment};
@@ -144,7 +144,7 @@ impl Snapshot {
         add(&Record::Written { version: VERSION, at })?;
         for private in memory.store.private() {
             add(&Record::Private(match &private {
-                PrivateName::Scope(scope) => ScopeRecord::new(scope, scope_meaning(scope)),
+                PrivateName::Scope(scope) => ScopeRecord::new(scope, scope_digest(scope)),
                 PrivateName::Operation(operation) => {
                     ScopeRecord { place: &operation.name, is_operation: true, meaning: operation_meaning(operation) }
                 }
@@ -156,7 +156,7 @@ impl Snapshot {
         memory.grants.visit_proofs(now, |proofs| {
             let record = |proof: &'_ RestoredProof| {
                 let CallerScope { caller, scope } = &proof.caller_scope;
-                let meaning = *meanings.entry(scope.clone()).or_insert_with(|| scope_meaning(scope));
+                let meaning = *meanings.entry(scope.clone()).or_insert_with(|| scope_digest(scope));
                 (caller.to_sealed(), meaning, before(proof.proved), proof.covers_until.map(before))
             };
             let found: Vec<_> = proofs.iter().map(record).collect();
@@ -205,9 +205,7 @@ impl<'a> ScopeRecord<'a> {
 
     /// `None` if there is no such scope any more.
     fn scope(&self, catalogue: &Catalogue) -> Option<Scope> {
-        let (operation, path_match) = catalogue.operation(self.place)?;
-        let scope = Scope::read(catalogue, operation, path_match).ok()?;
-        (!self.is_operation && scope_meaning(&scope) == self.meaning).then_some(scope)
+        record::find_scope(catalogue, self.place, &self.meaning).filter(|_| !self.is_operation)
     }
 
     fn private(&self, catalogue: &Catalogue) -> Option<PrivateName> {
@@ -217,10 +215,6 @@ impl<'a> ScopeRecord<'a> {
         let operation = catalogue.operations().iter().find(|operation| *operation.name == *self.place)?;
         (operation_meaning(operation) == self.meaning).then(|| PrivateName::Operation(Arc::clone(operation)))
     }
-}
-
-fn scope_meaning(scope: &Scope) -> [u8; 32] {
-    *blake3::hash(&record::scope_name(scope)).as_bytes()
 }
 
 fn operation_meaning(operation: &Operation) -> [u8; 32] {

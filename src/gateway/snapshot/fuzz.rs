@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 
 use super::{
     ProofRecord, Record, RestoredCounts, Restorer, ScopeRecord, StoredRecord, UNLIMITED, VERSION, operation_meaning,
-    scope_meaning,
+    scope_digest,
 };
 use crate::budget::Budget;
 use crate::cache::backoffs::Backoffs;
@@ -22,6 +22,7 @@ use crate::cache::store::{PrivateName, Store};
 use crate::catalogue::Catalogue;
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
+use crate::gateway::hint::Hints;
 use crate::gateway::memory::Memory;
 use crate::request::caller::Caller;
 use crate::request::digest::Digests;
@@ -84,7 +85,7 @@ impl RecordReader {
         let records = [
             Record::Written { version: VERSION, at: self.moment },
             Record::Entry(StoredRecord::of(&self.key, None, &entry)),
-            Record::Private(ScopeRecord::new(scope, scope_meaning(scope))),
+            Record::Private(ScopeRecord::new(scope, scope_digest(scope))),
             Record::Private(ScopeRecord {
                 place: &operation.name,
                 is_operation: true,
@@ -92,7 +93,7 @@ impl RecordReader {
             }),
             Record::Proofs(vec![ProofRecord {
                 caller,
-                scope: ScopeRecord::new(scope, scope_meaning(scope)),
+                scope: ScopeRecord::new(scope, scope_digest(scope)),
                 proved_before,
                 covers_until_before: None,
             }]),
@@ -129,13 +130,13 @@ impl RecordReader {
         let mut restored: Vec<_> = memory.store.entries().map(|(cache_key, _)| record::name(&cache_key.key)).collect();
         restored.extend(memory.store.private().iter().map(|private| {
             let hash = match private {
-                PrivateName::Scope(scope) => scope_meaning(scope),
+                PrivateName::Scope(scope) => scope_digest(scope),
                 PrivateName::Operation(operation) => operation_meaning(operation),
             };
             hash.to_vec()
         }));
         memory.grants.visit_proofs(self.now, |proofs| {
-            restored.extend(proofs.iter().map(|proof| scope_meaning(&proof.caller_scope.scope).to_vec()));
+            restored.extend(proofs.iter().map(|proof| scope_digest(&proof.caller_scope.scope).to_vec()));
         });
         restored
     }
@@ -151,6 +152,7 @@ impl RecordReader {
             revocations,
             second_tier: None,
             fleet: None,
+            hints: Hints::default(),
         }
     }
 }
@@ -176,7 +178,7 @@ mod tests {
         let records = reader.snapshot_records().unwrap();
         let (scope, name) = (reader.key.scope(), reader.key_name());
         let operation = operation_meaning(scope.operation()).to_vec();
-        let scope = scope_meaning(scope).to_vec();
+        let scope = scope_digest(scope).to_vec();
         assert_eq!(restore(&reader, &records[..2]), std::slice::from_ref(&name));
         assert_eq!(restore(&reader, &records[..3]), [name.clone(), scope.clone()]);
         // If the operation is private, so are its scopes. The entry of the owner comes besides the shared one.
@@ -193,7 +195,7 @@ mod tests {
             proved_before: Duration::from_secs(1),
             covers_until_before: None,
         };
-        let (valid, other) = (scope_meaning(scope), [0; 32]);
+        let (valid, other) = (scope_digest(scope), [0; 32]);
         for meanings in [[valid, other], [other, valid], [other, other]] {
             let proofs = (1..).zip(meanings).map(|(caller, meaning)| proof(caller, meaning)).collect();
             let records = [Record::Written { version: VERSION, at: reader.moment }, Record::Proofs(proofs)];
