@@ -190,6 +190,10 @@ impl Gateway {
         backends: Backends,
     ) -> io::Result<Arc<Self>> {
         let Backends { upstream, client_config, mut second_tier, snapshot, hints } = backends;
+        let process = match hints {
+            Some(_) => Some(u64::from(random.u32()?) << 32 | u64::from(random.u32()?)),
+            None => None,
+        };
         let hints = Hints::new(hints);
         let settings = &config.settings;
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
@@ -266,7 +270,7 @@ impl Gateway {
                 revocations,
                 second_tier,
                 fleet,
-                hints,
+                hints: hints.clone(),
             }),
             fetcher: Arc::new(Fetcher {
                 shared_flights,
@@ -276,8 +280,9 @@ impl Gateway {
                 gate,
                 relay_gate,
                 ledger,
-                key_breaker: KeyBreaker::new(clock.clone()),
+                key_breaker: KeyBreaker::new(process, clock.clone()),
                 keep_warm_changes: Notify::new(),
+                hints,
             }),
             observer,
             snapshot,
@@ -317,7 +322,8 @@ impl Gateway {
     pub fn take_hint(&self, hint: &Hint, age: Duration) {
         let (active, now) = (self.active(), self.clock.now());
         // A gateway with other settings may tell what means nothing here.
-        let _ = HintTaker { active: &active, memory: &self.memory, now }.take(hint, age);
+        let Self { memory, fetcher, observer, .. } = self;
+        let _ = HintTaker { active: &active, memory, fetcher, observer, now }.take(hint, age);
     }
 
     pub fn observer(&self) -> &Observer {

@@ -309,7 +309,8 @@ impl Gateway {
         call_metrics.ended(status, duration);
         if let Some(key_permit) = key_permit {
             let is_client_accepted = purpose != FetchPurpose::KeepWarm && !status.is_ok_and(is_refusal);
-            self.fetcher.signature_ended(key_permit, signature_outcome(&result), is_client_accepted, &self.observer);
+            let (outcome, catalogue) = (signature_outcome(&result), &request.active.catalogue);
+            self.fetcher.signature_ended(key_permit, outcome, is_client_accepted, catalogue, &self.observer);
         }
 
         // What the result changes.

@@ -9,15 +9,16 @@ use tokio::time::timeout;
 
 use super::CacheRequest;
 use super::fetch_result::FetchResult;
+use super::hint::{Hint, Hints};
 use super::observer::Observer;
 use crate::cache::flights::{Flights, Leader};
 use crate::cache::grants::CallerScope;
 use crate::cache::store::CacheKey;
-use crate::catalogue::{ConfiguredQuota, Service};
+use crate::catalogue::{Catalogue, ConfiguredQuota, Service};
 use crate::request::half_close::HalfClose;
 use crate::signing::ring::VerifiedRequest;
 use crate::upstream::gate::{Class, Gate, GateCall, Permit};
-use crate::upstream::key_breaker::{KeyBreaker, KeyPermit, SignatureOutcome, Suspended};
+use crate::upstream::key_breaker::{KeyBreaker, KeyChange, KeyPermit, SignatureOutcome, Suspended};
 use crate::upstream::quota::{Hold, Ledger, LimitKind};
 use crate::upstream::successes::Successes;
 use crate::upstream::{Fault, UpstreamError};
@@ -39,6 +40,7 @@ pub(super) struct Fetcher {
     /// Wakes keep warm, which looks again what is due: settings or entries have changed, or upstream has accepted an
     /// access key for a client while keep warm waited for this.
     pub(super) keep_warm_changes: Notify,
+    pub(super) hints: Hints,
 }
 
 /// Held by a call that may prove its caller. The caller's other requests in the scope wait until it is dropped.
@@ -208,14 +210,27 @@ impl Fetcher {
         key_permit: KeyPermit,
         outcome: SignatureOutcome,
         is_client_accepted: bool,
+        catalogue: &Catalogue,
         observer: &Observer,
     ) {
-        if outcome == SignatureOutcome::Accepted && is_client_accepted {
-            if key_permit.accepted_for_client() {
-                self.keep_warm_changes.notify_one();
-            }
+        let mut change = if outcome == SignatureOutcome::Accepted && is_client_accepted {
+            key_permit.accepted_for_client()
         } else {
-            observer.signature_ended(key_permit, outcome);
+            key_permit.ended(outcome)
+        };
+        if let Some((own_upstream, news)) = change.news.take() {
+            self.hints.tell(|| Hint::access_key(own_upstream, news, catalogue));
+        }
+        self.key_changed(&change, observer);
+    }
+
+    /// Applies what has changed for an access key.
+    pub(super) fn key_changed(&self, change: &KeyChange, observer: &Observer) {
+        if let Some(suspended) = &change.suspended {
+            observer.key_suspended(suspended);
+        }
+        if change.is_awaited {
+            self.keep_warm_changes.notify_one();
         }
     }
 

@@ -244,7 +244,8 @@ impl Forwarder {
         let response = Response::from_parts(head, body);
         if let Some(key_permit) = key_permit {
             let outcome = SignatureOutcome::of(status, &beginning);
-            self.fetcher.signature_ended(key_permit, outcome, !is_refusal(status), &self.observer);
+            let is_accepted = !is_refusal(status);
+            self.fetcher.signature_ended(key_permit, outcome, is_accepted, &active.catalogue, &self.observer);
         }
         if let Some(pending_grant) = pending_grant.filter(denies) {
             pending_grant.refused(RefusedBy::of(&beginning), None, self.clock.now());

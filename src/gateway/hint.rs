@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize};
 use crate::cache::backoffs::BackoffCause;
 use crate::cache::grants::CallerScope;
 use crate::cache::record;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Service};
 use crate::request::key::{RequestKey, Scope};
+use crate::upstream::key_breaker::KeyNews;
 
 /// The version of the format. Increase it when a type in a hint changes.
 const VERSION: u8 = 1;
 
-/// What one gateway tells the others. It has the hash of a caller, so it must be sealed before it leaves the
+/// What one gateway tells the others. It has the hash of a credential, so it must be sealed before it leaves the
 /// process, and must not be logged.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hint(pub(super) HintKind);
@@ -29,6 +30,7 @@ pub struct Hint(pub(super) HintKind);
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum HintKind {
     Backoff(BackoffHint),
+    AccessKey(AccessKeyHint),
 }
 
 /// A failed call of a granted caller has begun a backoff.
@@ -59,10 +61,25 @@ pub(super) struct KeyHint {
     headers: Vec<(String, Vec<u8>)>,
 }
 
+/// Upstream has accepted or refused an access key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AccessKeyHint {
+    /// If it is an operator's own upstream.
+    pub(super) upstream: Option<ServiceHint>,
+    pub(super) news: KeyNews,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ServiceHint {
+    name: String,
+    origin: String,
+}
+
 impl fmt::Debug for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             HintKind::Backoff(_) => "Hint::Backoff(…)",
+            HintKind::AccessKey(_) => "Hint::AccessKey(…)",
         })
     }
 }
@@ -94,8 +111,27 @@ impl Hint {
         Self::backoff(caller_scope, BackoffPlace::Shared(cause, KeyHint::of(key)), span)
     }
 
+    /// What a call has shown about an access key.
+    pub(super) fn access_key(own_upstream: Option<Service>, news: KeyNews, catalogue: &Catalogue) -> Self {
+        let upstream = own_upstream.map(|service| ServiceHint::of(service, catalogue));
+        Self(HintKind::AccessKey(AccessKeyHint { upstream, news }))
+    }
+
     fn backoff(caller_scope: &CallerScope, place: BackoffPlace, span: Duration) -> Self {
         Self(HintKind::Backoff(BackoffHint { caller: caller_scope.caller.to_sealed(), place, span }))
+    }
+}
+
+impl ServiceHint {
+    fn of(service: Service, catalogue: &Catalogue) -> Self {
+        Self { name: service.as_str().to_owned(), origin: catalogue.origin(service).to_string() }
+    }
+
+    /// `None` if there is no such service here.
+    pub(super) fn find(&self, catalogue: &Catalogue) -> Option<Service> {
+        let is_same =
+            |service: &Service| service.as_str() == self.name && catalogue.origin(*service).to_string() == self.origin;
+        catalogue.services().find(is_same)
     }
 }
 

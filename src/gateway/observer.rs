@@ -16,7 +16,7 @@ use crate::telemetry::events::{Event, Events, NewEvent};
 use crate::telemetry::failures::Failures;
 use crate::telemetry::health::{Health, HealthChange, Healths};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome, Suspended};
+use crate::upstream::key_breaker::Suspended;
 use crate::upstream::{Failure, UpstreamError};
 
 pub struct Observer {
@@ -84,13 +84,6 @@ impl Observer {
         let does = if status == StatusCode::TOO_MANY_REQUESTS { "throttles calls" } else { "asks to retry later" };
         let what = format!("{} {does}: {status}", service.as_str());
         self.record_event(NewEvent::new(Event::Throttled, what).in_scope(scope).at(service));
-    }
-
-    /// Counts the outcome of a signature, and records an event if the access key is suspended for it.
-    pub(super) fn signature_ended(&self, key_permit: KeyPermit, outcome: SignatureOutcome) {
-        if let Some(suspended) = key_permit.ended(outcome) {
-            self.key_suspended(&suspended);
-        }
     }
 
     pub(super) fn key_suspended(&self, suspended: &Suspended) {

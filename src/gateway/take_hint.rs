@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ActiveConfig;
-use super::hint::{BackoffHint, BackoffPlace, Hint, HintKind};
+use super::fetcher::Fetcher;
+use super::hint::{AccessKeyHint, BackoffHint, BackoffPlace, Hint, HintKind};
 use super::memory::Memory;
+use super::observer::Observer;
 use crate::cache::backoffs;
 use crate::cache::grants::CallerScope;
 use crate::cache::store::CacheKey;
@@ -17,6 +19,8 @@ use crate::request::caller::Caller;
 pub(super) struct HintTaker<'g> {
     pub(super) active: &'g ActiveConfig,
     pub(super) memory: &'g Memory,
+    pub(super) fetcher: &'g Fetcher,
+    pub(super) observer: &'g Observer,
     pub(super) now: Instant,
 }
 
@@ -26,6 +30,7 @@ impl HintTaker<'_> {
         let told = self.now.checked_sub(age)?;
         match &hint.0 {
             HintKind::Backoff(hint) => self.take_backoff(hint, told),
+            HintKind::AccessKey(hint) => self.take_access_key(hint, told),
         }
     }
 
@@ -47,6 +52,19 @@ impl HintTaker<'_> {
                 let caller_scope = CallerScope { caller, scope: key.scope().clone() };
                 backoffs.begin(&CacheKey { owner: None, key: Arc::new(key) }, &caller_scope, *cause, span, told);
             }
+        }
+        Some(())
+    }
+
+    /// The id may be of a key that is not configured here, or not yet. Its refusals count, and are not reported.
+    fn take_access_key(&self, AccessKeyHint { upstream, news }: &AccessKeyHint, told: Instant) -> Option<()> {
+        let own_upstream = match upstream {
+            Some(upstream) => Some(upstream.find(&self.active.catalogue)?),
+            None => None,
+        };
+        let change = self.fetcher.key_breaker.told(news, own_upstream, told);
+        if self.active.keys.keys().any(|key| key.id() == news.access_key()) {
+            self.fetcher.key_changed(&change, self.observer);
         }
         Some(())
     }

@@ -8,85 +8,49 @@
 //!
 //! Upstream counts failures by key id. So refusals of different secrets of one id add up, and removing a key from the
 //! configuration for a while does not reset the count. A call whose response is lost does not count.
+//!
+//! Upstream counts over all gateways, too. So the gateways of a fleet tell each other their refusals, and the acceptances
+//! that change something ([`KeyNews`]). These count like the outcomes of own calls. In a fleet, each gateway has one call
+//! at a time under way with a secret that upstream has not accepted. After a suspension the gateways try the key one after
+//! the other, those without refusals first: the clock of one machine may be wrong.
+//!
+//! What remains: each gateway may send a call before it knows of a refusal of another one. So all of them may send one
+//! while two refusals are known. Two or three gateways that tell each other do not lock a key, but more can.
+
+mod key_state;
+mod refusals;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::StatusCode;
 use tokio::sync::Notify;
 
+use self::key_state::{Admission, KeyState, MAX_REFUSALS, SecretFingerprint};
+pub(crate) use self::key_state::{KeyChange, KeyNews, Suspended};
+pub(crate) use self::refusals::ProcessId;
 use crate::catalogue::{Service, error_code};
 use crate::clock::Clock;
 use crate::signing::AccessKey;
 use crate::signing::ring::KeyRing;
 use crate::sync::{Mutex, MutexGuard};
 
-/// How many consecutive refusals suspend a key.
-const MAX_REFUSALS: u32 = 3;
-
-/// How long this suspension lasts.
-const SUSPENSION: Duration = Duration::from_secs(5 * 60);
-
-/// How many consecutive refusals suspend a key until its secret changes. The next one would lock it.
-const FINAL_REFUSAL: u32 = 5;
-
-/// How many refused secrets are remembered for each key id.
-const MAX_SECRETS: usize = 8;
+/// The most keys of which other gateways may tell.
+const MAX_TOLD_KEYS: usize = 1024;
 
 /// The state of all keys that have been used.
 pub(crate) struct KeyBreaker {
     key_states: Mutex<HashMap<BreakerId, KeyState>>,
     call_ended: Notify,
+    /// `None` without a fleet.
+    process: Option<ProcessId>,
     clock: Clock,
 }
 
 /// A key id, and the service if it is an operator's own upstream. The two built-in services have one counter in common.
 type BreakerId = (String, Option<Service>);
-
-/// Identifies a secret without revealing it.
-type SecretFingerprint = [u8; 32];
-
-#[derive(Default)]
-struct KeyState {
-    /// The secret that upstream has accepted and has not refused since.
-    accepted: Option<SecretFingerprint>,
-    /// The secrets that upstream has refused since it last accepted one.
-    refused: Vec<SecretFingerprint>,
-    consecutive_refusals: u32,
-    /// When upstream last refused the key. `None` if the key may be tried.
-    last_refusal: Option<Instant>,
-    /// The total number of refusals, which never decreases.
-    refusals: u64,
-    /// How many permits were issued.
-    issued: u64,
-    /// The secret and the number of the permit of the latest client's call that upstream has accepted.
-    accepted_for_client: Option<(SecretFingerprint, u64)>,
-    /// Whether keep warm waits until upstream accepts a client's call.
-    is_acceptance_awaited: bool,
-    under_way: u32,
-}
-
-/// The error for a key that is suspended, because upstream has refused its signatures too often.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Suspended {
-    access_key: String,
-    is_until_changed: bool,
-}
-
-impl fmt::Display for Suspended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let span = match self.is_until_changed {
-            true => "until its secret changes or SIGHUP allows one more call",
-            false => "for five minutes",
-        };
-        let Self { access_key, .. } = self;
-        write!(f, "access key {access_key} is suspended {span}: upstream refuses its signatures. ")?;
-        f.write_str("Check its secret in the configuration and this machine's clock")
-    }
-}
 
 /// Permission to use a key for one call. Dropping it without [`KeyPermit::ended`] counts neither as accepted nor as
 /// refused.
@@ -126,15 +90,10 @@ impl SignatureOutcome {
     }
 }
 
-enum Admission {
-    Allowed,
-    Suspended,
-    Wait,
-}
-
 impl KeyBreaker {
-    pub(crate) fn new(clock: Clock) -> Arc<Self> {
-        Arc::new(Self { key_states: Mutex::default(), call_ended: Notify::new(), clock })
+    /// `process`: if it belongs to a fleet.
+    pub(crate) fn new(process: Option<ProcessId>, clock: Clock) -> Arc<Self> {
+        Arc::new(Self { key_states: Mutex::default(), call_ended: Notify::new(), process, clock })
     }
 
     /// Waits until a permit for a key can be issued, or the key is suspended. The caller holds nothing meanwhile.
@@ -161,8 +120,8 @@ impl KeyBreaker {
     ) -> Result<Option<KeyPermit>, Suspended> {
         let key_id = key_id(key, service);
         let mut key_states = self.key_states();
-        let key_state = key_states.entry(key_id.clone()).or_default();
-        match key_state.admission(key.fingerprint(), self.clock.now()) {
+        let key_state = key_states.entry(key_id.clone()).or_insert_with(|| self.new_state());
+        match key_state.admission(key.fingerprint(), self.process.is_some(), self.clock.now()) {
             Admission::Allowed => Ok(Some(self.issue(key_id, *key.fingerprint(), key_state))),
             Admission::Suspended => Err(key_state.suspended(&key_id.0)),
             Admission::Wait => Ok(None),
@@ -174,8 +133,11 @@ impl KeyBreaker {
     pub(crate) fn enter_without_trial(self: &Arc<Self>, key: &AccessKey, service: Service) -> Option<KeyPermit> {
         let key_id = key_id(key, service);
         let mut key_states = self.key_states();
-        let key_state = key_states.entry(key_id.clone()).or_default();
-        let is_allowed = matches!(key_state.admission(key.fingerprint(), self.clock.now()), Admission::Allowed);
+        let key_state = key_states.entry(key_id.clone()).or_insert_with(|| self.new_state());
+        let is_allowed = matches!(
+            key_state.admission(key.fingerprint(), self.process.is_some(), self.clock.now()),
+            Admission::Allowed
+        );
         (is_allowed && key_state.needs_no_trial(key.fingerprint()))
             .then(|| self.issue(key_id, *key.fingerprint(), key_state))
     }
@@ -185,7 +147,7 @@ impl KeyBreaker {
     /// [`KeyPermit::accepted_for_client`] returns true.
     pub(crate) fn for_keep_warm(&self, key: &AccessKey, service: Service, awaits_client: bool) -> (Option<u64>, bool) {
         let mut key_states = self.key_states();
-        let key_state = key_states.entry(key_id(key, service)).or_default();
+        let key_state = key_states.entry(key_id(key, service)).or_insert_with(|| self.new_state());
         let needs_no_trial = key_state.needs_no_trial(key.fingerprint());
         key_state.is_acceptance_awaited |= awaits_client || !needs_no_trial;
         let accepted = key_state.accepted_for_client.filter(|(fingerprint, _)| fingerprint == key.fingerprint());
@@ -221,10 +183,10 @@ impl KeyBreaker {
     /// Allows one call with each suspended key.
     pub(crate) fn retry_suspended(&self) {
         for ((id, _), key_state) in self.key_states().iter_mut() {
-            if key_state.last_refusal.take().is_some() && key_state.consecutive_refusals >= MAX_REFUSALS {
+            if key_state.last_refusal.take().is_some() && key_state.in_a_row() >= MAX_REFUSALS {
                 tracing::info!(
                     access_key = id,
-                    in_a_row = key_state.consecutive_refusals,
+                    in_a_row = key_state.in_a_row(),
                     "one call is allowed with a suspended access key"
                 );
             }
@@ -235,13 +197,34 @@ impl KeyBreaker {
     pub(crate) fn keep_only(&self, ring: &KeyRing) {
         let is_known = |id: &str| ring.keys().any(|key| key.id() == id);
         self.key_states()
-            .retain(|(id, _), key_state| key_state.under_way > 0 || key_state.consecutive_refusals > 0 || is_known(id));
+            .retain(|(id, _), key_state| key_state.under_way > 0 || key_state.in_a_row() > 0 || is_known(id));
     }
 
     fn admission(&self, key: &AccessKey, service: Service) -> Admission {
         let key_states = self.key_states();
         let key_state = key_states.get(&key_id(key, service));
-        key_state.map_or(Admission::Allowed, |key_state| key_state.admission(key.fingerprint(), self.clock.now()))
+        key_state.map_or(Admission::Allowed, |key_state| {
+            key_state.admission(key.fingerprint(), self.process.is_some(), self.clock.now())
+        })
+    }
+
+    /// Takes what another gateway has told of a key at this time.
+    pub(crate) fn told(&self, news: &KeyNews, own_upstream: Option<Service>, at: Instant) -> KeyChange {
+        let mut key_states = self.key_states();
+        let key_id = (news.access_key.clone(), own_upstream);
+        if key_states.len() >= MAX_TOLD_KEYS && !key_states.contains_key(&key_id) {
+            return KeyChange::default();
+        }
+        let key_state = key_states.entry(key_id).or_insert_with(|| self.new_state());
+        let change = key_state.told(news, at);
+        drop(key_states);
+        // Calls that wait may be sent now, or never.
+        self.call_ended.notify_waiters();
+        change
+    }
+
+    fn new_state(&self) -> KeyState {
+        KeyState::new(self.process.unwrap_or_default())
     }
 
     fn key_states(&self) -> MutexGuard<'_, HashMap<BreakerId, KeyState>> {
@@ -258,86 +241,41 @@ pub(crate) fn own_upstream(service: Service) -> Option<Service> {
     (!Service::ALL.contains(&service)).then_some(service)
 }
 
-impl KeyState {
-    fn admission(&self, fingerprint: &SecretFingerprint, now: Instant) -> Admission {
-        if self.accepted.as_ref() == Some(fingerprint) {
-            return Admission::Allowed;
-        }
-        let is_in_force =
-            |at| self.consecutive_refusals >= FINAL_REFUSAL || now.saturating_duration_since(at) < SUSPENSION;
-        let was_refused = self.consecutive_refusals >= MAX_REFUSALS && self.refused.contains(fingerprint);
-        if was_refused && self.last_refusal.is_some_and(is_in_force) {
-            return Admission::Suspended;
-        }
-        // A retry of a refused secret, or a new secret after refusals, may add only one refusal at a time.
-        let room = MAX_REFUSALS.saturating_sub(self.consecutive_refusals).max(1);
-        if self.under_way < room { Admission::Allowed } else { Admission::Wait }
-    }
-
-    /// Whether a call with the secret is no trial: upstream has accepted it, or has refused no secret since it last
-    /// accepted one.
-    fn needs_no_trial(&self, fingerprint: &SecretFingerprint) -> bool {
-        self.accepted.as_ref() == Some(fingerprint) || self.consecutive_refusals == 0
-    }
-
-    fn refused(&mut self, fingerprint: SecretFingerprint, now: Instant) {
-        if self.accepted == Some(fingerprint) {
-            self.accepted = None;
-        }
-        if !self.refused.contains(&fingerprint) {
-            self.refused.push(fingerprint);
-            // The oldest secret is probably not used any more.
-            let excess = self.refused.len().saturating_sub(MAX_SECRETS);
-            self.refused.drain(..excess);
-        }
-        self.refusals += 1;
-        self.consecutive_refusals = self.consecutive_refusals.saturating_add(1);
-        self.last_refusal = Some(now);
-    }
-
-    fn suspended(&self, access_key: &str) -> Suspended {
-        Suspended { access_key: access_key.to_owned(), is_until_changed: self.consecutive_refusals >= FINAL_REFUSAL }
-    }
-
-    fn accepted(&mut self, fingerprint: SecretFingerprint) {
-        self.accepted = Some(fingerprint);
-        self.refused.clear();
-        self.consecutive_refusals = 0;
-        self.last_refusal = None;
-    }
-}
-
 impl KeyPermit {
-    /// Records that upstream has accepted the call, which was a client's. Returns whether keep warm waits for this.
-    pub(crate) fn accepted_for_client(self) -> bool {
+    /// Records that upstream has accepted the call, which was a client's.
+    pub(crate) fn accepted_for_client(self) -> KeyChange {
         let is_awaited = self.key_breaker.key_states().get_mut(&self.key_id).is_some_and(|key_state| {
             let number = key_state.accepted_for_client.map_or(0, |(_, number)| number).max(self.number);
             key_state.accepted_for_client = Some((self.fingerprint, number));
             std::mem::take(&mut key_state.is_acceptance_awaited)
         });
-        let suspended = self.ended(SignatureOutcome::Accepted);
-        debug_assert!(suspended.is_none(), "an acceptance suspends nothing");
-        is_awaited
+        KeyChange { is_awaited, ..self.ended(SignatureOutcome::Accepted) }
     }
 
-    /// Records the outcome of the call. Returns the suspension if the key is suspended now.
-    pub(crate) fn ended(self, outcome: SignatureOutcome) -> Option<Suspended> {
+    /// Records the outcome of the call.
+    pub(crate) fn ended(self, outcome: SignatureOutcome) -> KeyChange {
         let now = self.key_breaker.clock.now();
         let mut key_states = self.key_breaker.key_states();
-        let key_state = key_states.get_mut(&self.key_id)?;
-        match outcome {
-            SignatureOutcome::Unknown => None,
+        let Some(key_state) = key_states.get_mut(&self.key_id) else { return KeyChange::default() };
+        let mut change = KeyChange::default();
+        let refusals = match outcome {
             // An acceptance does not cancel refusals that arrived after this call was sent.
             SignatureOutcome::Accepted if key_state.refusals == self.refusals => {
-                key_state.accepted(self.fingerprint);
-                None
+                key_state.accepted(self.fingerprint).then(|| key_state.consecutive.latest())
             }
-            SignatureOutcome::Accepted => None,
+            SignatureOutcome::Accepted | SignatureOutcome::Unknown => None,
             SignatureOutcome::Refused => {
-                key_state.refused(self.fingerprint, now);
-                (key_state.consecutive_refusals >= MAX_REFUSALS).then(|| key_state.suspended(&self.key_id.0))
+                let number = key_state.refused(self.fingerprint, now);
+                change.suspended = (key_state.in_a_row() >= MAX_REFUSALS).then(|| key_state.suspended(&self.key_id.0));
+                self.key_breaker.process.map(|process| vec![(process, number)])
             }
-        }
+        };
+        change.news = refusals.filter(|_| self.key_breaker.process.is_some()).map(|refusals| {
+            let is_accepted = outcome == SignatureOutcome::Accepted;
+            let (access_key, own_upstream) = self.key_id.clone();
+            (own_upstream, KeyNews { access_key, fingerprint: self.fingerprint, is_accepted, refusals })
+        });
+        change
     }
 }
 
