@@ -28,7 +28,8 @@
 //! and no import circle within a folder.
 //!
 //! `gateway/second_tier.rs` is the only step that asks another cache tier, within a fetch. `gateway/snapshot.rs` keeps
-//! memory over a restart (`cache.snapshot`). What leaves the process is sealed (`seal.rs`): a record that was changed,
+//! memory over a restart (`cache.snapshot`). `gateway/hint.rs` has what the gateways of a fleet tell each other about
+//! upstream, and `gateway/take_hint.rs` what that changes. What leaves the process is sealed (`seal.rs`): a record that was changed,
 //! or that belongs elsewhere, is a miss.
 //!
 //! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before, byte for
@@ -183,6 +184,8 @@
 //! - **Second tier**: a store of sealed records outside the process, here the **engine** of a fleet. A **ticket** is drawn
 //!   there before a call is sent. It orders records without clocks. An **incarnation** is the time between two losses of
 //!   the engine's data. To **void** is to make what has earlier tickets unusable.
+//! - **Hint**: what a gateway tells the other gateways of its fleet about upstream: a backoff, a limit, or the refusal of
+//!   an access key. No grant and no entry depends on it.
 //! - **Snapshot**: a sealed file with entries, private scopes and proofs, for the next process
 //!   (`gateway/snapshot.rs`). **Revocation**: a purge, an invalidation, a scope that becomes private, or the denial of a
 //!   caller with a grant. It ends the snapshots from before ([`cache::revocations`]).

@@ -4,12 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
 use super::Service;
 
 /// What upstream counts together, in the words of its refusals ("policy user over ratelimit").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr, VariantArray)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr, VariantArray, Serialize, Deserialize,
+)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum QuotaPolicy {
     /// All calls of one API, whoever makes them.
@@ -33,7 +36,7 @@ impl QuotaPolicy {
 }
 
 /// How many calls upstream accepts in a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {
     /// At least 1.
     pub calls: u32,

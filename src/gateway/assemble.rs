@@ -227,7 +227,7 @@ impl Gateway {
         let limits = flight_limits(settings);
         let [shared_flights, lone_flights] = [limits; 2].map(|limits| Arc::new(Flights::new(limits)));
         let proofs = Arc::new(Flights::new(limits));
-        let ledger = Arc::new(Ledger::default());
+        let ledger = Arc::new(Ledger::new(process));
         let gates = upstream_setup::gates(&settings.upstream, &metrics, &ledger, &clock);
         upstream_setup::watch_quotas(&ledger, &gates, &clock, &metrics);
         let [gate, relay_gate] = gates;

@@ -8,14 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
-use super::charge;
 use super::fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use super::fetcher::{ProofLeader, Turn, TurnError};
 use super::look_up::{HitKind, LookupResult};
-use super::pacing;
 use super::second_tier::Consulted;
 use super::settle::{self, EndedCall, apply_denial};
-use super::{CacheRequest, Gateway};
+use super::{CacheRequest, Gateway, charge, pacing};
 use crate::budget::Charge;
 use crate::cache::admission::Verdict;
 use crate::cache::backoffs;
@@ -136,7 +134,7 @@ impl Gateway {
         let NewFetch { mut leader, cache_key, purpose, proof, mut throttled } = new;
         let is_for_caller_alone = purpose.is_for_caller_alone();
         let caller = request.lookup.caller_scope.caller;
-        let service = request.lookup.key.operation().service;
+        let (service, catalogue) = (request.lookup.key.operation().service, &request.active.catalogue);
         self.refresh_staleness(request.lookup.key.operation());
         let is_key_only = self.via.is_own(&context.via) && context.forwarded.is_empty();
         let mut fetch_begun = throttled.unwrap_or_else(|| self.clock.timer_now());
@@ -236,7 +234,7 @@ impl Gateway {
             }
             let mut retry_after = None;
             if let Ok(UpstreamResponse::Complete(response)) = &result {
-                pacing::learn(&self.fetcher, &permit, response, &self.observer, &self.clock);
+                pacing::learn(&self.fetcher, &permit, response, catalogue, &self.observer, &self.clock);
                 if response.status() == StatusCode::TOO_MANY_REQUESTS {
                     // The longer of what the known limits and the response ask for.
                     let asked = pacing::retry_after(response, &self.clock);
@@ -309,7 +307,7 @@ impl Gateway {
         call_metrics.ended(status, duration);
         if let Some(key_permit) = key_permit {
             let is_client_accepted = purpose != FetchPurpose::KeepWarm && !status.is_ok_and(is_refusal);
-            let (outcome, catalogue) = (signature_outcome(&result), &request.active.catalogue);
+            let outcome = signature_outcome(&result);
             self.fetcher.signature_ended(key_permit, outcome, is_client_accepted, catalogue, &self.observer);
         }
 

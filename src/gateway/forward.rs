@@ -239,7 +239,7 @@ impl Forwarder {
         };
         let (head, body) = response.into_parts();
         let known = Response::from_parts(head, beginning);
-        pacing::learn(&self.fetcher, permit, &known, &self.observer, &self.clock);
+        pacing::learn(&self.fetcher, permit, &known, &active.catalogue, &self.observer, &self.clock);
         let (head, beginning) = known.into_parts();
         let response = Response::from_parts(head, body);
         if let Some(key_permit) = key_permit {

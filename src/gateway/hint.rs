@@ -18,6 +18,7 @@ use crate::cache::record;
 use crate::catalogue::{Catalogue, Service};
 use crate::request::key::{RequestKey, Scope};
 use crate::upstream::key_breaker::KeyNews;
+use crate::upstream::quota::LimitNews;
 
 /// The version of the format. Increase it when a type in a hint changes.
 const VERSION: u8 = 1;
@@ -31,6 +32,7 @@ pub struct Hint(pub(super) HintKind);
 pub(super) enum HintKind {
     Backoff(BackoffHint),
     AccessKey(AccessKeyHint),
+    Limit(LimitHint),
 }
 
 /// A failed call of a granted caller has begun a backoff.
@@ -69,6 +71,13 @@ pub(super) struct AccessKeyHint {
     pub(super) news: KeyNews,
 }
 
+/// A call has shown something about a limit of upstream.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LimitHint {
+    pub(super) service: ServiceHint,
+    pub(super) news: LimitNews,
+}
+
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ServiceHint {
     name: String,
@@ -80,6 +89,7 @@ impl fmt::Debug for Hint {
         f.write_str(match self.0 {
             HintKind::Backoff(_) => "Hint::Backoff(…)",
             HintKind::AccessKey(_) => "Hint::AccessKey(…)",
+            HintKind::Limit(_) => "Hint::Limit(…)",
         })
     }
 }
@@ -115,6 +125,11 @@ impl Hint {
     pub(super) fn access_key(own_upstream: Option<Service>, news: KeyNews, catalogue: &Catalogue) -> Self {
         let upstream = own_upstream.map(|service| ServiceHint::of(service, catalogue));
         Self(HintKind::AccessKey(AccessKeyHint { upstream, news }))
+    }
+
+    /// What a call has shown about a limit of upstream.
+    pub(super) fn limit(service: Service, news: LimitNews, catalogue: &Catalogue) -> Self {
+        Self(HintKind::Limit(LimitHint { service: ServiceHint::of(service, catalogue), news }))
     }
 
     fn backoff(caller_scope: &CallerScope, place: BackoffPlace, span: Duration) -> Self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::catalogue::Service;
+use crate::catalogue::{QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::fleet::{Fault, LookUpResult, StoreResult, Watcher};
 use crate::request::digest::Digests;
@@ -17,6 +17,7 @@ use crate::telemetry::failures::Failures;
 use crate::telemetry::health::{Health, HealthChange, Healths};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::key_breaker::Suspended;
+use crate::upstream::quota::LimitChange;
 use crate::upstream::{Failure, UpstreamError};
 
 pub struct Observer {
@@ -84,6 +85,22 @@ impl Observer {
         let does = if status == StatusCode::TOO_MANY_REQUESTS { "throttles calls" } else { "asks to retry later" };
         let what = format!("{} {does}: {status}", service.as_str());
         self.record_event(NewEvent::new(Event::Throttled, what).in_scope(scope).at(service));
+    }
+
+    /// Records that a limit has been learnt, has changed or has ended.
+    pub(super) fn limit_changed(&self, service: Service, operation: Option<&Arc<str>>, change: &LimitChange) {
+        // Another call may have met a limit that has ended.
+        let (what, policy, quota, operation) = match change {
+            LimitChange::Learnt(policy, quota) => ("limits calls", policy, quota, operation),
+            LimitChange::Changed(policy, quota) => ("has changed its limit", policy, quota, operation),
+            LimitChange::Ended(policy, quota, operation) => {
+                ("no longer limits calls", policy, quota, operation.as_ref())
+            }
+        };
+        let operation = operation.filter(|_| *policy == QuotaPolicy::Api);
+        let of = operation.map(|operation| format!(" of {operation}")).unwrap_or_default();
+        let what = format!("{} {what}: policy {}{of}, {quota}", service.as_str(), policy.into_str());
+        self.record_event(NewEvent::new(Event::Quota, what).at(service));
     }
 
     pub(super) fn key_suspended(&self, suspended: &Suspended) {

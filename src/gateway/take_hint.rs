@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::ActiveConfig;
 use super::fetcher::Fetcher;
-use super::hint::{AccessKeyHint, BackoffHint, BackoffPlace, Hint, HintKind};
+use super::hint::{AccessKeyHint, BackoffHint, BackoffPlace, Hint, HintKind, LimitHint};
 use super::memory::Memory;
 use super::observer::Observer;
 use crate::cache::backoffs;
@@ -31,6 +31,7 @@ impl HintTaker<'_> {
         match &hint.0 {
             HintKind::Backoff(hint) => self.take_backoff(hint, told),
             HintKind::AccessKey(hint) => self.take_access_key(hint, told),
+            HintKind::Limit(hint) => self.take_limit(hint, told),
         }
     }
 
@@ -52,6 +53,17 @@ impl HintTaker<'_> {
                 let caller_scope = CallerScope { caller, scope: key.scope().clone() };
                 backoffs.begin(&CacheKey { owner: None, key: Arc::new(key) }, &caller_scope, *cause, span, told);
             }
+        }
+        Some(())
+    }
+
+    fn take_limit(&self, LimitHint { service, news }: &LimitHint, told: Instant) -> Option<()> {
+        let service = service.find(&self.active.catalogue)?;
+        let changes = self.fetcher.ledger.told(service, news, told, self.now);
+        let operation = news.operation();
+        changes.iter().for_each(|change| self.observer.limit_changed(service, operation.as_ref(), change));
+        if !changes.is_empty() {
+            self.fetcher.limits_changed();
         }
         Some(())
     }

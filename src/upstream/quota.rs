@@ -4,7 +4,8 @@
 //! ```text
 //! limit     one limit: whom it binds, when it ends     limiter   its sliding log of send times
 //! service   the limits of a service                     learn     how they are learnt
-//! told      what a response says of limits
+//! told      what a response says of limits         news      what the gateways of a fleet tell each other
+//! untold    what of it they do not know yet
 //! ```
 //!
 //! Pacing changes when calls are sent, never what may be shown.
@@ -12,10 +13,12 @@
 mod learn;
 mod limit;
 mod limiter;
+mod news;
 mod service;
 #[cfg(test)]
 mod tests;
 pub(crate) mod told;
+mod untold;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,10 +27,12 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, StatusCode};
 
 pub(crate) use self::limit::LimitChange;
+pub(crate) use self::news::LimitNews;
 use self::service::{Pause, ServiceLimits};
 use crate::catalogue::{ConfiguredQuota, Quota, QuotaPolicy, Service};
 use crate::request::caller::Caller;
 use crate::sync::Mutex;
+use crate::upstream::key_breaker::ProcessId;
 
 /// Who makes a call, as far as shares of a limit depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +101,8 @@ pub(crate) struct Lesson {
     pub(crate) changes: Vec<LimitChange>,
     /// The limit that a 429 names.
     pub(crate) refused_by: Option<QuotaPolicy>,
+    /// For the other gateways of the fleet.
+    pub(crate) news: Vec<LimitNews>,
 }
 
 /// A limit in force, for operators.
@@ -118,10 +125,17 @@ pub struct LimitState {
 /// The limits of all services. Their locks are held for the time of a decision only.
 #[derive(Default)]
 pub(crate) struct Ledger {
+    /// `None` without a fleet.
+    process: Option<ProcessId>,
     services: Mutex<HashMap<Service, Arc<Mutex<ServiceLimits>>>>,
 }
 
 impl Ledger {
+    /// `process`: if it belongs to a fleet.
+    pub(crate) fn new(process: Option<ProcessId>) -> Self {
+        Self { process, services: Mutex::default() }
+    }
+
     fn service(&self, service: Service) -> Arc<Mutex<ServiceLimits>> {
         Arc::clone(self.services.lock().entry(service).or_default())
     }
@@ -197,13 +211,29 @@ impl Ledger {
         let limits = self.service(service);
         let mut limits = limits.lock();
         if !is_refusal && told.is_empty() {
-            return Lesson { changes: limits.ended_by(now), refused_by: None };
+            let changes = limits.ended_by(now);
+            return Lesson { changes, refused_by: None, news: self.news(&mut limits, draw, now) };
         }
         let refused = is_refusal.then_some(retry_after);
         let mut changes = std::mem::take(&mut limits.ended);
         changes.extend(limits.clean_up(now));
         changes.extend(limits.learn(draw, taken, &told, refused, now));
-        Lesson { changes, refused_by: told.iter().find_map(|told| told.policy).filter(|_| is_refusal) }
+        let refused_by = told.iter().find_map(|told| told.policy).filter(|_| is_refusal);
+        Lesson { changes, refused_by, news: self.news(&mut limits, draw, now) }
+    }
+
+    fn news(&self, limits: &mut ServiceLimits, draw: &Draw, now: Instant) -> Vec<LimitNews> {
+        self.process.map(|process| limits.news(draw, process, now)).unwrap_or_default()
+    }
+
+    /// Learns what another gateway has told of a limit at this time.
+    pub(crate) fn told(&self, service: Service, news: &LimitNews, at: Instant, now: Instant) -> Vec<LimitChange> {
+        if self.process == Some(news.process) {
+            return Vec::new();
+        }
+        let limits = self.service(service);
+        let mut limits = limits.lock();
+        limits.told(news, at, now)
     }
 
     /// Holds the lists of a caller for as long as upstream has asked for.

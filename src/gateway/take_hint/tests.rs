@@ -13,14 +13,18 @@ use crate::catalogue::{Origin, Service};
 use crate::clock::{Clock, ManualClock};
 use crate::config::Config;
 use crate::gateway::settle::EndedCall;
-use crate::gateway::{CacheRequest, Gateway, Lookup};
+use crate::gateway::{CacheRequest, Gateway, Lookup, pacing};
 use crate::random::Random;
 use crate::request::caller::Credential;
 use crate::request::key::RequestKey;
 use crate::request::request_directives::RequestDirectives;
+use crate::signing::AccessKey;
 use crate::stream::StreamBody;
 use crate::sync::Mutex;
+use crate::telemetry::events::Event;
 use crate::upstream::client::FetchContext;
+use crate::upstream::gate::Class;
+use crate::upstream::key_breaker::SignatureOutcome;
 use crate::upstream::{PendingResponse, Upstream, UpstreamResponse};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -185,14 +189,16 @@ fn a_failure_holds_back_its_caller_everywhere_and_a_second_callers_holds_back_ev
 fn a_told_backoff_ends_when_that_of_the_teller_does_and_after_a_minute_at_the_latest() {
     let (bench, [one, other]) = Bench::new([""; 2]);
     let request = one.request("a", "");
-    one.grant(&request);
-    one.answered(&request, response(503, Some(30)), false);
-    let told = one.told();
-    bench.clock.advance(20 * SECOND);
-    other.take(&told);
-    assert!(other.backs_off(&request));
-    bench.clock.advance(10 * SECOND);
-    assert!(!one.backs_off(&request) && !other.backs_off(&request));
+    for is_alone in [false, true] {
+        one.grant(&request);
+        one.answered(&request, response(503, Some(30)), is_alone);
+        let told = one.told();
+        bench.clock.advance(20 * SECOND);
+        other.take(&told);
+        assert!(other.backs_off(&request), "{is_alone}");
+        bench.clock.advance(10 * SECOND);
+        assert!(!one.backs_off(&request) && !other.backs_off(&request), "{is_alone}");
+    }
     let CallerScope { caller, scope } = request.lookup.caller_scope.clone();
     let long = Hint::caller_backoff(&CallerScope { caller, scope }, Duration::MAX);
     other.gateway.take_hint(&long, Duration::ZERO);
@@ -243,6 +249,56 @@ fn a_hint_about_another_operation_or_upstream_means_nothing() {
     }
     assert!(one.backs_off(&request));
     assert!(!other.backs_off(&other.request("a", "")));
+}
+
+const KEY: &str = "[[access_key]]\nid = \"AK\"\nsecret = \"a-secret-of-some-length\"";
+
+fn key_of(teller: &Teller) -> Arc<AccessKey> {
+    Arc::clone(teller.gateway.active().keys.keys().next().unwrap())
+}
+
+#[test]
+fn refusals_of_an_access_key_are_told_for_the_upstream_that_counts_them() {
+    let (_, [one, other]) = Bench::new([KEY; 2]);
+    let (key, active) = (key_of(&one), one.gateway.active());
+    for _ in 0..3 {
+        assert!(!other.gateway.fetcher.key_breaker.is_suspended(&key, Service::AppStream));
+        let permit = one.gateway.fetcher.key_breaker.try_enter(&key, Service::Workspace).unwrap().unwrap();
+        let (fetcher, observer) = (&one.gateway.fetcher, &one.gateway.observer);
+        fetcher.signature_ended(permit, SignatureOutcome::Refused, false, &active.catalogue, observer);
+        let told = one.told();
+        assert_eq!(told.len(), 1);
+        assert_eq!(format!("{:?}", told[0].1), "Hint::AccessKey(…)", "the id is not shown");
+        other.take(&[&told[..], &told].concat());
+        one.take(&told);
+    }
+    assert!(other.gateway.fetcher.key_breaker.is_suspended(&key, Service::AppStream), "both services have one count");
+    let suspensions = |teller: &Teller| {
+        teller.gateway.observer.events().recent().iter().filter(|it| it.event == Event::KeySuspended).count()
+    };
+    assert_eq!((suspensions(&one), suspensions(&other)), (1, 1));
+}
+
+#[tokio::test]
+async fn a_limit_that_one_gateway_meets_holds_back_the_other() {
+    let (_, [one, other]) = Bench::new([""; 2]);
+    let request = one.request("a", "");
+    one.grant(&request);
+    assert!(other.gateway.fetcher.held_for(&request, Class::Proved).is_none());
+    let permit = one.gateway.fetcher.gate.enter(Service::Workspace, request.gate_call(Class::Proved)).await;
+    let body = br#"{"error_code":"APIGW.0308","error_msg":"policy user over ratelimit,limit:5,time:10 second"}"#;
+    let refusal = response(429, Some(7)).map(|_| Bytes::from_static(body));
+    let Gateway { fetcher, observer, clock, .. } = &*one.gateway;
+    pacing::learn(fetcher, &permit, &refusal, &one.gateway.active().catalogue, observer, clock);
+    let told = one.told();
+    assert_eq!(told.len(), 1);
+    other.take(&[&told[..], &told].concat());
+    assert_eq!(other.gateway.fetcher.held_for(&request, Class::Proved), Some(7 * SECOND));
+    // A service at another address has other limits.
+    let elsewhere = "[upstream]\nworkspace_url = \"https://elsewhere.example\"\nappstream_url = \"https://e.example\"";
+    let (_, [_, elsewhere]) = Bench::new(["", elsewhere]);
+    elsewhere.take(&told);
+    assert!(elsewhere.gateway.fetcher.held_for(&elsewhere.request("a", ""), Class::Proved).is_none());
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl ServiceLimits {
         changes
     }
 
-    fn learn_one(
+    pub(super) fn learn_one(
         &mut self,
         draw: &Draw,
         policy: QuotaPolicy,
@@ -116,12 +116,18 @@ impl ServiceLimits {
             },
         };
         if let Some(limit) = limit {
-            if let Some(quota) = quota.filter(|quota| *quota != limit.limiter.quota())
+            // What another gateway tells may be of an earlier time.
+            let is_later = match limit.source {
+                Source::Learnt { last_refusal, .. } => now >= last_refusal,
+                Source::Configured => true,
+            };
+            if let Some(quota) = quota.filter(|quota| *quota != limit.limiter.quota() && is_later)
                 && setting.is_none()
             {
                 limit.limiter.set_quota(quota);
                 changed = Some(LimitChange::Changed(policy, quota));
             }
+            limit.untold.is_changed |= changed.is_some();
             limit.learn(draw, told, refused, now);
         }
         self.history = history;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::limiter::Limiter;
 use super::told::ToldLimit;
+use super::untold::Untold;
 use super::{Draw, LimitKind, Share};
 use crate::catalogue::{Quota, QuotaPolicy};
 use crate::request::caller::Caller;
@@ -45,6 +46,8 @@ pub(super) struct Limit {
     /// Until when a relayed request was last held back. Until [`RELAY_GRACE`] after that, lists get at most the other half.
     /// `None` if a relayed request has been sent since.
     relay_held_until: Option<Instant>,
+    /// What the other gateways of the fleet do not know yet.
+    pub(super) untold: Untold,
 }
 
 /// What upstream has changed.
@@ -62,7 +65,7 @@ impl Limit {
     }
 
     pub(super) fn new(limiter: Limiter, source: Source) -> Self {
-        Self { limiter, source, list_held_until: None, relay_held_until: None }
+        Self { limiter, source, list_held_until: None, relay_held_until: None, untold: Untold::default() }
     }
 
     /// Whether the limit holds back such a call, and then whom else.
@@ -130,11 +133,16 @@ impl Limit {
                 if *only != draw.caller {
                     *only = None;
                 }
-                (*last_refusal, *last_held) = (now, now);
+                // What another gateway tells may be of an earlier time.
+                (*last_refusal, *last_held) = (now.max(*last_refusal), now.max(*last_held));
             } else {
                 // Upstream still has this limit.
-                *last_held = now;
+                *last_held = now.max(*last_held);
             }
+        }
+        if refused.is_some() || told.remaining == Some(0) {
+            self.untold.is_met = true;
+            self.untold.is_refusal |= refused.is_some();
         }
         match refused {
             Some(retry_after) => {

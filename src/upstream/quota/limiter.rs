@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Share;
 use crate::catalogue::Quota;
+use crate::upstream::key_breaker::ProcessId;
 
 /// Calls that are sent within this part of a window have one place in the log, so that the log is small.
 const PLACES: u32 = 512;
@@ -19,6 +20,8 @@ const MARGIN_DIVISOR: u32 = 50;
 const MAX_MARGIN: Duration = Duration::from_millis(100);
 /// Of a shared limit, unknown callers get at most this part.
 const UNKNOWN_DIVISOR: u32 = 4;
+/// The most other gateways that share a quota.
+const MAX_USERS: usize = 256;
 
 /// Calls that were sent at nearly the same time.
 #[derive(Clone, Copy, Debug)]
@@ -39,11 +42,13 @@ pub(super) struct Limiter {
     calls: [u32; Share::COUNT],
     /// Nothing is sent before this time. Others use the same quota, or upstream has said so.
     blocked_until: Option<Instant>,
+    /// The other gateways of the fleet that use the quota, and until when they are thought to do so.
+    users: Vec<(ProcessId, Instant)>,
 }
 
 impl Limiter {
     pub(super) fn new(quota: Quota) -> Self {
-        Self { quota, log: VecDeque::new(), calls: [0; Share::COUNT], blocked_until: None }
+        Self { quota, log: VecDeque::new(), calls: [0; Share::COUNT], blocked_until: None, users: Vec::new() }
     }
 
     pub(super) fn quota(&self) -> Quota {
@@ -53,6 +58,21 @@ impl Limiter {
     /// The calls in the log count for another quota from now on.
     pub(super) fn set_quota(&mut self, quota: Quota) {
         self.quota = quota;
+    }
+
+    /// How many calls this gateway may send in a window: an equal part for each gateway that uses the quota.
+    fn calls(&self) -> u32 {
+        let gateways = u32::try_from(self.users.len()).unwrap_or(u32::MAX).saturating_add(1);
+        (self.quota.calls / gateways).max(1)
+    }
+
+    /// Another gateway uses the quota.
+    pub(super) fn add_user(&mut self, process: ProcessId, until: Instant) {
+        if let Some((_, known)) = self.users.iter_mut().find(|(known, _)| *known == process) {
+            *known = until.max(*known);
+        } else if self.users.len() < MAX_USERS {
+            self.users.push((process, until));
+        }
     }
 
     /// How long a call counts.
@@ -69,6 +89,7 @@ impl Limiter {
             self.log.pop_front();
         }
         self.blocked_until = self.blocked_until.filter(|until| *until > now);
+        self.users.retain(|(_, until)| *until > now);
     }
 
     /// Counts a call. Its time must not be before that of an earlier one.
@@ -121,17 +142,17 @@ impl Limiter {
     /// How many calls may be sent now.
     pub(super) fn remaining(&self, now: Instant) -> u32 {
         let is_blocked = self.blocked_until.is_some_and(|until| until > now);
-        if is_blocked { 0 } else { self.quota.calls.saturating_sub(self.used()) }
+        if is_blocked { 0 } else { self.calls().saturating_sub(self.used()) }
     }
 
     /// When a call may be sent if `ahead` others are sent first. It is `now` or earlier if it may be sent now.
     pub(super) fn free_at(&self, ahead: u32, now: Instant) -> Instant {
-        self.free_at_for(self.quota.calls, self.used(), |place| place.calls.iter().sum(), ahead, now)
+        self.free_at_for(self.calls(), self.used(), |place| place.calls.iter().sum(), ahead, now)
     }
 
     /// The same for a call of an unknown caller, if the limit is shared.
     pub(super) fn free_at_for_unknown(&self, ahead: u32, now: Instant) -> Instant {
-        let most = (self.quota.calls / UNKNOWN_DIVISOR).max(1);
+        let most = (self.calls() / UNKNOWN_DIVISOR).max(1);
         let share = self.free_at_of(Share::Unknown, most, ahead, now);
         share.max(self.free_at(ahead, now))
     }
@@ -144,13 +165,13 @@ impl Limiter {
 
     /// The same for a product list while relayed requests wait: lists leave them their half.
     pub(super) fn free_at_for_lists(&self, ahead: u32, now: Instant) -> Instant {
-        let most = self.quota.calls.saturating_sub(self.most_relayed()).max(1);
+        let most = self.calls().saturating_sub(self.most_relayed()).max(1);
         let lists = |calls: &[u32; Share::COUNT]| calls[Share::Known as usize] + calls[Share::Unknown as usize];
         self.free_at_for(most, lists(&self.calls), |place| lists(&place.calls), ahead, now)
     }
 
     fn most_relayed(&self) -> u32 {
-        (self.quota.calls / 2).max(1)
+        (self.calls() / 2).max(1)
     }
 
     /// The same, if a share may have at most so many calls.

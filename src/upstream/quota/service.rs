@@ -88,7 +88,7 @@ impl ServiceLimits {
     }
 
     /// Creates the limits that are configured for each API and each caller.
-    fn create_configured(&mut self, draw: &Draw, now: Instant) {
+    pub(super) fn create_configured(&mut self, draw: &Draw, now: Instant) {
         if let Some(api) = &draw.api
             && !self.apis.contains_key(api)
             && let Some(Some(quota)) = self.setting(QuotaPolicy::Api, Some(api))
@@ -122,7 +122,7 @@ impl ServiceLimits {
         let new = || CallerLimits { user: None, app: None, paused: None, is_proved, last_used: now };
         let limits = self.callers.entry(caller).or_insert_with(new);
         limits.is_proved |= is_proved;
-        limits.last_used = now;
+        limits.last_used = now.max(limits.last_used);
         limits
     }
 
