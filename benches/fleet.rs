@@ -192,7 +192,7 @@ async fn lateness() -> f64 {
 }
 
 const LOST: &str = "workspace_gateway_fleet_lost";
-const STORED: &str = "workspace_gateway_fleet_stores_total{result=\"stored\"}";
+const STORED: &str = "workspace_gateway_fleet_stores_total{kind=\"entry\",result=\"stored\"}";
 const LATE: &str = "workspace_gateway_fleet_lookup_seconds_count{result=\"late\"}";
 const WAITED: &str = "workspace_gateway_fleet_lookup_seconds_sum{result=\"late\"}";
 

@@ -1,40 +1,47 @@
 //! The engine (Valkey or Redis) that several gateways share, as a second tier. A request never depends on it: without an
 //! answer within its budget, the request goes on without it.
 //!
-//! - `keeper`: the task that keeps a link to the engine.
+//! - `keeper`: the task that keeps a link to the engine. It tells the engine, and reads the log.
 //! - `commands`: the commands, and how replies are read. Pure.
-//! - `link`: connections to the node that has the keys; `stream` and `framing` bound what it may send, `tls`
-//!   is for `rediss://`.
+//! - `requests`: what requests do with the engine: look-ups, records and leases.
+//! - `link`: connections to the node that has the keys; `dialer` finds the node, `stream` and `framing` bound what it may
+//!   send, `tls` is for `rediss://`.
 //! - `breaker`: when look-ups are sent. Pure.
-//! - `pending`: what has become void and must be told. Pure.
+//! - `notices`: what all gateways must know. Pure.
+//! - `log`: how far the log has been read. Pure.
 
 mod breaker;
 mod commands;
+mod connection;
+mod dialer;
 mod framing;
 mod keeper;
 mod link;
-mod pending;
+mod log;
+mod notices;
+mod requests;
 mod stream;
 mod tls;
 
-use std::future::Future;
+use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::timeout;
 
 pub(crate) use self::commands::Fault;
-use self::commands::{Keys, LookUp, read_done};
+use self::commands::{Fresh, Keys};
+use self::connection::MAX_IN_FLIGHT;
 pub(crate) use self::keeper::check;
-use self::link::{Link, MAX_IN_FLIGHT};
-use self::pending::Pending;
-use crate::cache::second_tier::{Incarnation, LookedUp, Order, Place, SecondTier, Ticket, Voided};
+use self::link::Link;
+use self::log::LogPosition;
+use self::notices::Notices;
+pub(crate) use self::notices::{Everything, Extent};
+use crate::cache::fleet_sync::FleetSync;
+use crate::cache::second_tier::{Incarnation, Lease, Name, NoticeKind, Order, Place, RecordKind};
 use crate::clock::Clock;
 use crate::config::fleet::FleetConfig;
 use crate::random::Random;
@@ -75,10 +82,26 @@ pub(crate) enum StoreResult {
     Failed,
 }
 
+/// What has become of a notice. The label of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub(crate) enum TellResult {
+    Told,
+    /// Another gateway has told it again already.
+    Known,
+    /// It is about a caller that no gateway knows.
+    Stranger,
+    /// The engine did not accept it. It is told again, unless it is a hint.
+    Failed,
+}
+
 /// What is reported of the engine.
 pub(crate) trait Watcher: Send + Sync {
     fn looked_up(&self, result: LookUpResult, took: Duration);
-    fn stored(&self, result: StoreResult);
+    fn stored(&self, kind: RecordKind, result: StoreResult);
+    fn told(&self, kind: NoticeKind, result: TellResult);
+    /// Notices of other gateways have been lost.
+    fn missed(&self);
     /// A link has ended, or could not be opened.
     fn faulted(&self, fault: Fault);
     /// The engine is in use from now on, or no longer because of `fault`, with details for an operator.
@@ -113,6 +136,13 @@ const MAX_STORED_KIB: u32 = 4096;
 /// A record is kept no longer than a response can be of use by default, in any case.
 const MAX_LIFETIME: Duration = Duration::from_secs(2 * 3600 + 300);
 
+/// What the secret of a fleet gives: names, and notices that only this fleet can read.
+pub(crate) struct FleetSecret {
+    /// Gateways with another one are another fleet.
+    pub(crate) id: Name,
+    pub(crate) everything: Everything,
+}
+
 pub(crate) struct Fleet {
     config: FleetConfig,
     keys: Keys,
@@ -122,11 +152,16 @@ pub(crate) struct Fleet {
     /// Or why there is none. `None` before the first attempt.
     link: RwLock<Result<Arc<Link>, Option<LinkError>>>,
     /// No look-up is sent for what it concerns.
-    pending: Mutex<Pending>,
+    notices: Mutex<Notices>,
+    /// Until when this gateway knows what the others know.
+    sync: Arc<FleetSync>,
+    position: Mutex<LogPosition>,
     to_tell: Notify,
     all_told: Notify,
     in_flight: Arc<Semaphore>,
     stores: Arc<Semaphore>,
+    /// The leases that this process has, with their holders.
+    leases: Mutex<HashMap<Name, Lease>>,
     nonce: AtomicU64,
     /// Incarnations are derived from it, each from another number.
     incarnations: [u8; 32],
@@ -143,23 +178,30 @@ impl Fleet {
     /// If the system has no randomness.
     pub(crate) fn new(
         config: FleetConfig,
-        clock: Clock,
-        random: Random,
+        secret: FleetSecret,
+        sync: Arc<FleetSync>,
+        (clock, random): (Clock, Random),
         watcher: Arc<dyn Watcher>,
     ) -> io::Result<Arc<Self>> {
+        let FleetSecret { id, everything } = secret;
+        let all = [NoticeKind::Entries, NoticeKind::Grants]
+            .map(|kind| everything(kind, Extent::Engine).voids.unwrap_or_default());
         Ok(Arc::new(Self {
-            keys: Keys::new(&config.name),
+            keys: Keys::new(&config.name, id, all),
             config,
             clock,
             incarnations: random.key("incarnations")?,
             random,
             watcher,
             link: RwLock::new(Err(None)),
-            pending: Mutex::default(),
+            notices: Mutex::new(Notices::new(everything)),
+            sync,
+            position: Mutex::default(),
             to_tell: Notify::new(),
             all_told: Notify::new(),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             stores: Arc::new(Semaphore::new(MAX_STORED_KIB as usize)),
+            leases: Mutex::default(),
             nonce: AtomicU64::default(),
             latest: Mutex::default(),
             state: Mutex::new(EngineState::Starting),
@@ -174,9 +216,19 @@ impl Fleet {
         self.state() == EngineState::InUse
     }
 
-    /// How much has become void that the engine does not know yet.
+    /// How many notices the engine does not know yet.
     pub(crate) fn to_tell(&self) -> usize {
-        self.pending.lock().len()
+        self.notices.lock().len()
+    }
+
+    /// Whether this gateway knows what the others know, and until when it does or did.
+    pub(crate) fn sync(&self) -> &FleetSync {
+        &self.sync
+    }
+
+    /// Since when this gateway may not know what the others have told, as a time span until `now`. Zero in sync.
+    pub(crate) fn sync_age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.sync.ended())
     }
 
     fn connect(&self, link: Arc<Link>) {
@@ -186,6 +238,10 @@ impl Fleet {
 
     fn unlink(&self, error: LinkError) {
         self.watcher.faulted(error.0);
+        if error.0 == Fault::NotMaster {
+            // Others tell the other node.
+            self.sync.end(self.clock.now());
+        }
         *self.link.write() = Err(Some(error));
         self.report();
     }
@@ -206,121 +262,28 @@ impl Fleet {
         }
     }
 
-    /// A number that this process has not used yet, and an incarnation that nobody has used.
-    fn next(&self) -> (u64, Incarnation) {
+    /// A number that this process has not used yet, and 16 bytes that nobody has used.
+    fn next(&self) -> Fresh {
         let nonce = self.nonce.fetch_add(1, Ordering::Relaxed);
         let hash = blake3::keyed_hash(&self.incarnations, &nonce.to_le_bytes());
         let mut incarnation = Incarnation::default();
         incarnation.copy_from_slice(&hash.as_bytes()[..16]);
-        (nonce, incarnation)
+        Fresh { incarnation, nonce }
     }
 
-    /// The link, if look-ups of a place may be sent.
-    fn usable(&self, place: &Place) -> Option<Arc<Link>> {
+    /// The link, if look-ups of these places may be sent.
+    fn usable(&self, places: &[Place]) -> Option<Arc<Link>> {
         let link = self.link.read().as_ref().ok().filter(|link| !link.is_failed()).cloned()?;
         let is_slow = link.breaker.lock().is_open();
-        (!is_slow && !self.pending.lock().concerns(place)).then_some(link)
+        let are_told = || {
+            let notices = self.notices.lock();
+            !places.iter().any(|place| notices.concerns(place))
+        };
+        (!is_slow && are_told()).then_some(link)
     }
 
     /// Whether the engine knows all that has become void for a place.
     pub(crate) fn is_told_of(&self, place: &Place) -> bool {
-        !self.pending.lock().concerns(place)
-    }
-
-    async fn ask(&self, link: &Link, place: &Place, wants_record: bool) -> Result<LookedUp, Fault> {
-        let (nonce, incarnation) = self.next();
-        let look_up = LookUp { place, wants_record, incarnation, nonce, max_record: self.config.max_record() };
-        let replies = link.look_ups.send_all(&self.keys.look_up(&look_up)).await?;
-        let looked_up = look_up.read(replies, self.clock.now(), link.number)?;
-        if let Some(Ticket { order, .. }) = looked_up.ticket {
-            let mut latest = self.latest.lock();
-            let is_later = |latest: &Order| latest.incarnation != order.incarnation || latest.number < order.number;
-            if latest.as_ref().is_none_or(is_later) {
-                *latest = Some(order);
-            }
-        }
-        Ok(looked_up)
-    }
-
-    async fn look_up_in_time(&self, place: &Place, wants_record: bool) -> (LookUpResult, Option<LookedUp>) {
-        // In this order: who gets the place of one that was late sees whether that has opened the breaker.
-        let Ok(_permit) = self.in_flight.try_acquire() else { return (LookUpResult::Skipped, None) };
-        let Some(link) = self.usable(place) else { return (LookUpResult::Skipped, None) };
-        match timeout(self.config.budget, self.ask(&link, place, wants_record)).await {
-            Ok(Ok(looked_up)) => {
-                link.breaker.lock().answered();
-                if looked_up.ticket.is_none() {
-                    self.watcher.faulted(Fault::Full);
-                }
-                let result = match (wants_record, &looked_up.record) {
-                    (false, _) => LookUpResult::Ticket,
-                    (true, Some(_)) => LookUpResult::Record,
-                    (true, None) => LookUpResult::None,
-                };
-                (result, Some(looked_up))
-            }
-            Ok(Err(fault)) => {
-                if fault.ends_link() {
-                    link.fail(fault);
-                }
-                (LookUpResult::Failed, None)
-            }
-            Err(_) => {
-                let opens = link.breaker.lock().missed();
-                if opens {
-                    self.report();
-                    // So that the task asks the engine often from now on.
-                    self.to_tell.notify_one();
-                }
-                (LookUpResult::Late, None)
-            }
-        }
-    }
-}
-
-impl SecondTier for Fleet {
-    fn look_up<'a>(
-        &'a self,
-        place: &'a Place,
-        wants_record: bool,
-    ) -> Pin<Box<dyn Future<Output = Option<LookedUp>> + Send + 'a>> {
-        Box::pin(async move {
-            let begun = self.clock.timer_now();
-            let (result, looked_up) = self.look_up_in_time(place, wants_record).await;
-            self.watcher.looked_up(result, self.clock.timer_now() - begun);
-            looked_up
-        })
-    }
-
-    fn store(&self, place: &Place, ticket: &Ticket, record: Bytes, lifetime: Duration) {
-        if record.len() > self.config.max_record() {
-            return self.watcher.stored(StoreResult::TooLarge);
-        }
-        let link = self.usable(place).filter(|link| link.number == ticket.connection);
-        let size = u32::try_from(record.len() / 1024 + 1).map_or(MAX_STORED_KIB, |size| size.min(MAX_STORED_KIB));
-        let (Some(link), Ok(permit)) = (link, Arc::clone(&self.stores).try_acquire_many_owned(size)) else {
-            return self.watcher.stored(StoreResult::Skipped);
-        };
-        let command = self.keys.store(place, ticket, &record, lifetime.min(MAX_LIFETIME));
-        let watcher = Arc::clone(&self.watcher);
-        tokio::spawn(async move {
-            let _permit = permit;
-            let result = link.writes.send(&command).await.and_then(|reply| read_done(&reply));
-            watcher.stored(match result {
-                Ok(true) => StoreResult::Stored,
-                Ok(false) => StoreResult::Outdated,
-                Err(fault) => {
-                    if fault.ends_link() {
-                        link.fail(fault);
-                    }
-                    StoreResult::Failed
-                }
-            });
-        });
-    }
-
-    fn void(&self, voided: Voided) {
-        self.pending.lock().add(voided);
-        self.to_tell.notify_one();
+        !self.notices.lock().concerns(place)
     }
 }

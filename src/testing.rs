@@ -10,7 +10,10 @@ pub mod cache {
         pub use crate::cache::miss::Miss;
     }
     pub mod second_tier {
-        pub use crate::cache::second_tier::{Incarnation, LookedUp, Name, Order, Place, SecondTier, Ticket, Voided};
+        pub use crate::cache::second_tier::{
+            Incarnation, Lease, LeaseState, LogReader, LookUp, LookedUp, Name, NewRecord, Notice, NoticeKind, Order,
+            Place, RecordKind, SecondTier, Ticket, Unread,
+        };
     }
     pub mod divergence {
         pub use crate::cache::divergence::Observation;

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::sync::mpsc::UnboundedReceiver;
-use workspace_gateway::testing::cache::second_tier::{LookedUp, Name, Order, Place, SecondTier, Ticket, Voided};
+use workspace_gateway::testing::cache::second_tier::{
+    Lease, LookUp, LookedUp, Name, NewRecord, Notice, Order, Place, SecondTier, Ticket,
+};
 use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::{Clock, ManualClock};
 use workspace_gateway::testing::gateway::Gateway;
@@ -39,9 +41,9 @@ struct MemoryTier {
 #[derive(Default)]
 struct State {
     records: HashMap<Name, (Place, Order, Bytes)>,
-    voided: HashMap<Option<Name>, u64>,
+    voided: HashMap<Name, u64>,
     tickets: u64,
-    /// The look-ups that wanted a record.
+    /// The look-ups that wanted records.
     lookups: usize,
 }
 
@@ -52,44 +54,43 @@ impl MemoryTier {
 }
 
 impl SecondTier for MemoryTier {
-    fn look_up<'a>(
-        &'a self,
-        place: &'a Place,
-        wants_record: bool,
-    ) -> Pin<Box<dyn Future<Output = Option<LookedUp>> + Send + 'a>> {
+    fn look_up<'a>(&'a self, look_up: LookUp<'a>) -> Pin<Box<dyn Future<Output = Option<LookedUp>> + Send + 'a>> {
         if self.hangs {
             return Box::pin(pending());
         }
         let mut state = self.state();
-        state.lookups += usize::from(wants_record);
+        state.lookups += usize::from(look_up.wants_records);
         state.tickets += 1;
         let now = Clock::Manual(self.clock.clone()).now();
         let begun = *self.begun.lock().unwrap().get_or_insert(now);
         let time = EPOCH + (now - begun);
         let order = Order { incarnation: [1; 16], number: state.tickets };
-        let is_void = |number: u64| {
-            let sets = place.sets.iter().map(|set| Some(*set)).chain([None]);
-            sets.filter_map(|set| state.voided.get(&set)).any(|voided| *voided >= number)
+        let found = |place: &Place| {
+            let (_, order, record) = state.records.get(&place.record).filter(|_| look_up.wants_records)?;
+            let is_void = |set: &Name| state.voided.get(set).is_some_and(|voided| *voided >= order.number);
+            (!place.sets.iter().any(is_void)).then(|| (*order, record.clone()))
         };
-        let found = state.records.get(&place.record).filter(|_| wants_record);
-        let record = found.filter(|(_, order, _)| !is_void(order.number));
-        let record = record.map(|(_, order, record)| (*order, record.clone()));
+        let records = look_up.places.iter().map(found).collect();
         let ticket = Some(Ticket { order, time, drawn: now, connection: 0 });
-        Box::pin(async move { Some(LookedUp { record, ticket, time }) })
+        Box::pin(async move { Some(LookedUp { records, ticket, time, ..LookedUp::default() }) })
     }
 
-    fn store(&self, place: &Place, ticket: &Ticket, record: Bytes, _: Duration) {
-        self.state().records.insert(place.record, (*place, ticket.order, record));
+    fn is_current(&self, _: &Place, _: Order, _: u64) -> bool {
+        true
     }
 
-    fn void(&self, voided: Voided) {
+    fn store(&self, NewRecord { place, ticket, sealed, .. }: NewRecord) {
+        self.state().records.insert(place.record, (place, ticket.order, sealed));
+    }
+
+    fn release(&self, _: Lease, _: Option<Duration>) {}
+
+    fn tell(&self, notice: Notice) {
         let mut state = self.state();
-        let set = match voided {
-            Voided::Everything => None,
-            Voided::Set(name) => Some(name),
-        };
         let tickets = state.tickets;
-        state.voided.insert(set, tickets);
+        if let Some(set) = notice.voids {
+            state.voided.insert(set, tickets);
+        }
     }
 }
 
@@ -226,7 +227,7 @@ async fn damaged_records_and_records_of_other_keys_are_ignored() {
     let with_order = |record| (*order, record);
     let replayed = [(*other_order, good.clone()), (Order { incarnation: [2; 16], ..*order }, good.clone())];
     for (order, record) in damaged.map(with_order).into_iter().chain(replayed) {
-        tier.state().records.insert(place.record, (*place, order, record));
+        tier.state().records.insert(place.record, (place.clone(), order, record));
         let mut third = Bench::new(&tier, &clock);
         third.fetch("three", PROOF, &[]).await;
         third.fetch("three", LIST, &[]).await;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use http::StatusCode;
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use super::{Page, json as json_page, text};
 use crate::cache::store::PurgeSelection;
@@ -28,7 +29,12 @@ pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
         if selection.project_id.is_some() { " in one project" } else { "" },
     );
     gateway.observer().record_event(NewEvent::new(Event::Purge, what));
-    json_page(StatusCode::OK, &json!({ "purged": purged }))
+    let mut content = json!({ "purged": purged });
+    // It runs on a thread that may block.
+    if let Some(is_told) = Handle::current().block_on(gateway.has_told_fleet()) {
+        content["fleet"] = if is_told { "told" } else { "will be told" }.into();
+    }
+    json_page(StatusCode::OK, &content)
 }
 
 /// Every condition must be named, `all` included: a purge with a misspelt condition must not empty the cache.

@@ -10,7 +10,6 @@
 //! A grant may rest on a proof of an earlier process (`restore.rs`) or of another gateway of the fleet (`fleet.rs`).
 
 mod count;
-#[cfg_attr(not(test), expect(dead_code, reason = "the gateway does not tell and borrow yet"))]
 mod fleet;
 mod pending;
 mod renewal;
@@ -24,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use strum::{IntoStaticStr, VariantArray};
 
-pub(crate) use self::pending::{HadGrants, PendingGrant, RefusedBy};
+pub(crate) use self::pending::{PendingGrant, RefusedBy};
 use self::renewal::Renewal;
 pub(crate) use self::renewal::{GrantUse, RenewalPolicy, RenewalResult, backoff_after};
 pub(crate) use self::restore::RestoredProof;

@@ -9,7 +9,6 @@ mod body;
 mod cache_key;
 pub(crate) mod divergence;
 pub(crate) mod entry;
-#[cfg_attr(not(test), expect(dead_code, reason = "the gateway does not tell and borrow yet"))]
 pub(crate) mod fleet_sync;
 pub(crate) mod flights;
 pub(crate) mod freshness;

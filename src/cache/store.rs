@@ -295,7 +295,7 @@ impl Store {
             self.staleness.look(&cache_key, &observation, answers);
         }
         if let Some(extent) = made_private {
-            self.remove_shared(scope, extent);
+            self.remove_shared(|other| extent.covers(scope, other));
         }
         (result, made_private)
     }
@@ -304,17 +304,13 @@ impl Store {
     /// if it was private already.
     pub(crate) fn make_private(&self, scope: &Scope) -> Option<PrivateExtent> {
         let extent = self.write().private.add_operation(scope.operation()).then_some(PrivateExtent::Operation)?;
-        self.remove_shared(scope, extent);
+        self.remove_shared(|other| extent.covers(scope, other));
         Some(extent)
     }
 
     /// Removes the shared entries of a scope or operation that has become private. It does not hold the lock, because
     /// hits need it. This is safe: no request uses a shared key of a private scope.
-    fn remove_shared(&self, scope: &Scope, extent: PrivateExtent) {
-        let is_private = |other: &Scope| match extent {
-            PrivateExtent::Scope => other == scope,
-            PrivateExtent::Operation => other.operation() == scope.operation(),
-        };
+    fn remove_shared(&self, is_private: impl Fn(&Scope) -> bool) {
         self.remove(|cache_key| cache_key.owner.is_none() && is_private(cache_key.key.scope()));
         self.staleness.forget_shared(is_private);
         self.revocations.add();

@@ -141,7 +141,7 @@ mod tests {
             "[listen]\nproxy = \"127.0.0.1:1\"\nmetrics = \"127.0.0.1:2\"\nadmin = \"127.0.0.1:3\"\n\
              [upstream]\nmax_calls = 1\nmax_calls_per_caller = 2\n[cache]\nmax_size = \"9MiB\"\nsnapshot = \"/s\"\nttl = \"1s\"\n\
              [fleet]\nengine = \"rediss://host\"\nname = \"n\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n\
-             password = \"p\"\nca_file = \"/ca\"\ncert_file = \"/c\"\nkey_file = \"/k\"\nbudget = \"4ms\"\n\
+             password = \"p\"\nca_file = \"/ca\"\ncert_file = \"/c\"\nkey_file = \"/k\"\nbudget = \"4ms\"\nsync = \"2s\"\ngrants = false\n\
              max_body_size = \"2MiB\"\ninsecure_plaintext = true\n\
              [limits]\nmax_connections = 3\n[log]\nformat = \"json\"",
         );

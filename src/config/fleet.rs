@@ -24,6 +24,10 @@ pub struct FleetConfig {
     pub(crate) engine: EngineUrl,
     pub(crate) name: String,
     pub(crate) budget: Duration,
+    /// After so long without the log, the gateway is out of sync.
+    pub(crate) sync: Duration,
+    /// Whether proofs are shared, too.
+    pub(crate) shares_grants: bool,
     /// Larger bodies are not stored there, in bytes.
     pub(crate) max_body_size: usize,
     /// Whether the engine may be beyond this machine without TLS.
@@ -68,6 +72,8 @@ impl FleetConfig {
             engine,
             name: settings.name.0.clone(),
             budget: settings.budget.0,
+            sync: settings.sync.0,
+            shares_grants: settings.grants,
             max_body_size: settings.max_body_size.0.bytes(),
             allows_plaintext: settings.insecure_plaintext.0,
             secret,

@@ -1,6 +1,7 @@
 //! The values of `[fleet]`: their forms, and what errors say is allowed.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::units::{Size, Span, written_as_text};
@@ -63,6 +64,20 @@ written_as_text!(
     "a duration from 1ms to 8ms, such as \"5ms\"",
     |text| text.parse::<Span>().ok().filter(|span| span.0 <= MAX_BUDGET).map(|span| LookUpBudget(span.0)),
     |budget| Span(budget.0).to_string()
+);
+
+/// More polls than this asks for would burden the engine. With a longer time, denials at other gateways come too late.
+const SYNC_TIMES: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(10);
+
+/// `fleet.sync`: after so long without the log, a gateway does not rely on what others have proved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SyncTime(pub Duration);
+
+written_as_text!(
+    SyncTime,
+    "a duration from 200ms to 10s, such as \"1s\"",
+    |text| text.parse::<Span>().ok().filter(|span| SYNC_TIMES.contains(&span.0)).map(|span| SyncTime(span.0)),
+    |sync| Span(sync.0).to_string()
 );
 
 /// `fleet.max_body_size`: the largest body that is stored in the engine.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::access_keys::AccessKeySettings;
 use super::entries;
 use super::enums::{AccessLog, Level, LogFormat, Mode, OnOutage};
-use super::fleet_values::{EngineUrl, FleetName, LookUpBudget, SharedSize};
+use super::fleet_values::{EngineUrl, FleetName, LookUpBudget, SharedSize, SyncTime};
 use super::insecure::Insecure;
 use super::keep_warm::KeepWarmSettings;
 use super::names::{Address, BaseUrl, HeaderField, Region};
@@ -113,6 +113,8 @@ settings! {
         pub cert_file: Option<PathBuf> = RESTART,
         pub key_file: Option<PathBuf> = RESTART,
         pub budget: LookUpBudget = RESTART,
+        pub sync: SyncTime = RESTART,
+        pub grants: bool = RESTART,
         pub max_body_size: SharedSize = RESTART,
         pub insecure_plaintext: Insecure = RESTART,
     }

@@ -1,194 +1,222 @@
-//! What the gateway says to the engine, and how it reads the replies. Pure.
+//! What the gateway says to the engine. Pure.
 //!
-//! All keys of a fleet are in one hash slot, so each script is atomic, also in a cluster:
+//! All keys of a fleet are in one hash slot, so each script is atomic, also in a cluster. `ID` names the fleet's secret:
+//! gateways with another secret are another fleet.
 //!
 //! ```text
-//! wg1:{NAME}:c       a hash: i, the incarnation; t, the last ticket; for each voided set the last ticket by then, and
-//!                    the same in a for all records
-//! wg1:{NAME}:e:ID    a record: the incarnation (16 bytes), the ticket (16 digits), and what is sealed
+//! wg2:{NAME}:ID:c        control, a hash: i, the incarnation; t, the last ticket; n, the number of the last notice in the
+//!                        log; and for each voided set (32 hex digits) the last ticket by then (16 digits), and the id of
+//!                        the notice
+//! wg2:{NAME}:ID:r:HEX    a record: the incarnation (16 bytes), the ticket (16 digits), and what is sealed; or a marker,
+//!                        which is empty
+//! wg2:{NAME}:ID:l:HEX    a lease: its holder, or - if the last call with it had no response for others
+//! wg2:{NAME}:ID:log      the log, a stream: i, the incarnation; n, the number; t and s, the ticket and the voided set, if
+//!                        there is one; m, the notice
 //! ```
 //!
-//! Incarnation and ticket are in one hash, so that none of them can be evicted alone. Without the hash, every record is
-//! void. A ticket counts up. It is no time.
+//! Incarnation, ticket, number and voided sets are in one hash, so that none of them can be evicted alone. Without the
+//! hash, every record is void. A ticket counts up. It is no time.
+//!
+//! - `replies`: what the replies mean.
+//! - `fault`: what errors mean.
 
-use std::time::{Duration, Instant};
+mod fault;
+mod replies;
 
-use bytes::Bytes;
-use redis::{Cmd, Pipeline, ServerError, Value, cmd, pipe};
-use strum::{IntoStaticStr, VariantArray};
+use std::time::Duration;
 
-use crate::cache::second_tier::{Incarnation, LookedUp, Order, Place, Ticket, Voided};
+use redis::{Cmd, Pipeline, cmd, pipe};
 
-/// Why the engine is not used, or a command had no effect. The label of a metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
-#[strum(const_into_str, serialize_all = "kebab-case")]
-pub(crate) enum Fault {
-    /// No connection, or it was closed.
-    Connection,
-    /// No reply in time.
-    Silent,
-    /// The password, a certificate or a right is missing.
-    Denied,
-    /// The gateway does not accept its certificate.
-    Tls,
-    /// It is a replica, or does not serve the hash slot.
-    NotMaster,
-    /// It loads its data.
-    Loading,
-    /// It has no memory left for new data.
-    Full,
-    /// A reply that is not an answer to the command.
-    Reply,
-    /// Another error.
-    Error,
-    /// It has lost data: an old backup was restored, or a replica that was behind has become the master.
-    WentBack,
-    /// The settings, or the files that they name, are unusable.
-    Settings,
-}
+pub(crate) use self::fault::Fault;
+pub(super) use self::replies::{
+    LogEntry, PollReplies, Polled, Wanted, first_fault, read_counts, read_deleted, read_done, read_role, read_told,
+};
+use crate::cache::second_tier::{Incarnation, Lease, LookUp, Name, NewRecord, Order};
 
-impl Fault {
-    fn of_code(code: &str, text: &str) -> Self {
-        // Scripts put the code of an inner error into their text.
-        let has = |word: &str| code == word || text.contains(word);
-        match code {
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::Denied,
-            _ if has("NOPERM") || text.contains("ACL failure") => Self::Denied,
-            "MOVED" | "ASK" | "CLUSTERDOWN" | "MASTERDOWN" => Self::NotMaster,
-            _ if has("READONLY") => Self::NotMaster,
-            "LOADING" => Self::Loading,
-            _ if has("OOM") => Self::Full,
-            _ => Self::Error,
-        }
-    }
+/// The length of what is before a sealed record.
+const PREFIX: usize = 32;
+/// Tickets have 16 digits in records, so that scripts can compare them as texts.
+const LAST_TICKET: u64 = 9_999_999_999_999_999;
+/// How long a lease lasts, unless it is renewed.
+const LEASE: Duration = Duration::from_secs(1);
+/// In a lease: the last call had no response for others.
+const UNSHARED: &[u8] = b"-";
+/// How many notices are read at a time.
+pub(super) const BATCH: usize = 256;
 
-    pub(super) fn of_server(error: &ServerError) -> Self {
-        Self::of_code(error.code(), error.details().unwrap_or_default())
-    }
+const STORE: &str = "if ARGV[5] ~= '' and redis.call('GET', KEYS[3]) == ARGV[5] then redis.call('DEL', KEYS[3]) end
+if redis.call('HGET', KEYS[1], 'i') ~= ARGV[1] then return 0 end
+local there = redis.call('GETRANGE', KEYS[2], 0, 31)
+if string.sub(there, 1, 16) == ARGV[1] and string.sub(there, 17, 32) >= ARGV[2] then return 0 end
+redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2] .. ARGV[4], 'PX', ARGV[3])
+if KEYS[4] then redis.call('SET', KEYS[4], '', 'PX', ARGV[3]) end
+return 1";
 
-    pub(super) fn of(error: &redis::RedisError) -> Self {
-        match error.kind() {
-            // The crate takes each error before the first command for this.
-            redis::ErrorKind::AuthenticationFailed if error.to_string().contains("max number of clients") => {
-                Self::Error
-            }
-            redis::ErrorKind::AuthenticationFailed => Self::Denied,
-            redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => Self::Reply,
-            redis::ErrorKind::Io if error.is_timeout() => Self::Silent,
-            redis::ErrorKind::Io => Self::Connection,
-            _ => match error.code() {
-                Some(code) => Self::of_code(code, error.detail().unwrap_or_default()),
-                None => Self::Error,
-            },
-        }
-    }
+/// With more voided sets than 4,096, the older half is forgotten: everything is void that has a ticket from then.
+const TELL: &str = "if redis.call('HEXISTS', KEYS[1], 'i') == 0 then
+  redis.call('DEL', KEYS[1], KEYS[2])
+  redis.call('HSET', KEYS[1], 'i', ARGV[1])
+end
+local ticket = 0
+if ARGV[2] ~= '' then
+  local there = redis.call('HGET', KEYS[1], ARGV[2])
+  if there and string.sub(there, 17) == ARGV[3] then
+    return { 0, tonumber(string.sub(there, 1, 16)), redis.call('HGET', KEYS[1], 'i') }
+  end
+  if redis.call('HLEN', KEYS[1]) > 4096 then
+    local all, voided = redis.call('HGETALL', KEYS[1]), {}
+    for at = 1, #all, 2 do
+      if #all[at] == 32 then voided[#voided + 1] = string.sub(all[at + 1], 1, 16) .. all[at] end
+    end
+    table.sort(voided)
+    local last = ''
+    for at = 1, #voided / 2 do
+      last = string.sub(voided[at], 1, 16)
+      redis.call('HDEL', KEYS[1], string.sub(voided[at], 17))
+    end
+    for _, everything in ipairs({ ARGV[5], ARGV[6] }) do
+      if not redis.call('HGET', KEYS[1], everything) then redis.call('HSET', KEYS[1], everything, last) end
+    end
+  end
+  ticket = redis.call('HINCRBY', KEYS[1], 't', 1)
+  redis.call('HSET', KEYS[1], ARGV[2], string.format('%016d', ticket) .. ARGV[3])
+end
+local number = redis.call('HINCRBY', KEYS[1], 'n', 1)
+local incarnation = redis.call('HGET', KEYS[1], 'i')
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', '4096', '*',
+  'i', incarnation, 'n', number, 't', ticket, 's', ARGV[2], 'm', ARGV[4])
+return { 1, ticket, incarnation }";
 
-    /// For an operator.
-    pub(crate) fn describe(self) -> &'static str {
-        match self {
-            Self::Connection => "there is no connection to it",
-            Self::Silent => "it does not answer in time",
-            Self::Denied => "it refuses the user, the password, the certificate or a command",
-            Self::Tls => "the gateway does not accept its certificate",
-            Self::NotMaster => "the node is not the master of the keys",
-            Self::Loading => "it is loading its data",
-            Self::Full => "it has no memory left",
-            Self::Reply => "it sends replies that are no answers",
-            Self::Error => "it answers with an error",
-            Self::WentBack => "it has lost data",
-            Self::Settings => "the settings or files for it are unusable",
-        }
-    }
+const RENEW: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1";
 
-    /// Whether the connection is of no use any more.
-    pub(super) fn ends_link(self) -> bool {
-        !matches!(self, Self::Full | Self::Error)
-    }
-}
+const RELEASE: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], '-', 'PX', ARGV[2]) end
+return 1";
 
 /// The names of a fleet's keys.
 #[derive(Clone)]
 pub(super) struct Keys {
     prefix: String,
     control: String,
+    log: String,
+    /// The sets of all entries, and of all grants.
+    everything: [Name; 2],
 }
 
-/// The field of the control hash that voids all records.
-const EVERYTHING: &str = "a";
+/// A notice as it is told.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'n> {
+    pub(super) voids: Option<Name>,
+    /// What differs between all notices.
+    pub(super) id: &'n str,
+    pub(super) sealed: &'n [u8],
+    /// Used if the engine has none.
+    pub(super) incarnation: Incarnation,
+}
 
-/// The length of what is before a sealed record.
-const PREFIX: usize = 32;
-/// Tickets have 16 digits in records, so that scripts can compare them as texts.
-const LAST_TICKET: u64 = 9_999_999_999_999_999;
-
-const STORE: &str = "if redis.call('HGET', KEYS[1], 'i') ~= ARGV[1] then return 0 end
-local there = redis.call('GETRANGE', KEYS[2], 0, 31)
-if string.sub(there, 1, 16) == ARGV[1] and string.sub(there, 17, 32) >= ARGV[2] then return 0 end
-redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2] .. ARGV[4], 'PX', ARGV[3])
-return 1";
-
-/// With more sets than this, another incarnation begins, which voids everything.
-const VOID: &str = "if redis.call('HLEN', KEYS[1]) > 1024 or redis.call('HEXISTS', KEYS[1], 'i') == 0 then
-  redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[1], 'i', ARGV[1])
-else
-  redis.call('HSET', KEYS[1], ARGV[2], redis.call('HINCRBY', KEYS[1], 't', 1))
-end
-return 1";
-
-/// A look-up, and what is needed to read its reply.
-pub(super) struct LookUp<'p> {
-    pub(super) place: &'p Place,
-    pub(super) wants_record: bool,
+/// Which incarnation and nonce a command has.
+#[derive(Clone, Copy)]
+pub(super) struct Fresh {
     /// Used if the engine has none.
     pub(super) incarnation: Incarnation,
     /// The engine repeats it. So it is noticed if replies belong to other commands.
     pub(super) nonce: u64,
-    /// The longest record, in bytes.
-    pub(super) max_record: usize,
 }
 
 impl Keys {
-    pub(super) fn new(name: &str) -> Self {
-        let prefix = format!("wg1:{{{name}}}:");
-        Self { control: format!("{prefix}c"), prefix }
+    pub(super) fn new(name: &str, id: Name, everything: [Name; 2]) -> Self {
+        let prefix = format!("wg2:{{{name}}}:{}:", hex(&id[..4]));
+        Self { control: format!("{prefix}c"), log: format!("{prefix}log"), prefix, everything }
     }
 
-    fn entry(&self, place: &Place) -> String {
-        format!("{}e:{}", self.prefix, hex(&place.record))
+    fn record(&self, name: &Name) -> String {
+        format!("{}r:{}", self.prefix, hex(name))
     }
 
-    pub(super) fn look_up(&self, it: &LookUp<'_>) -> Pipeline {
+    fn lease(&self, name: &Name) -> String {
+        format!("{}l:{}", self.prefix, hex(name))
+    }
+
+    /// Looks up records, and draws a ticket. `lease` is the one to take, with this holder.
+    pub(super) fn look_up(&self, it: LookUp<'_>, lease: Option<Lease>, fresh: Fresh, max_record: usize) -> Pipeline {
         let mut commands = pipe();
-        if it.wants_record {
-            commands.cmd("GETRANGE").arg(self.entry(it.place)).arg(0).arg(PREFIX + it.max_record);
+        if let Some(Lease { name, holder }) = lease {
+            let lease = self.lease(&name);
+            commands.cmd("SET").arg(&lease).arg(&holder[..]).arg("NX").arg("PX").arg(millis(LEASE));
+            commands.cmd("GET").arg(&lease);
         }
-        commands.cmd("HSETNX").arg(&self.control).arg("i").arg(&it.incarnation[..]);
-        // After the record. Otherwise the record could be from before what voids it.
-        let sets = it.place.sets.map(|set| hex(&set));
-        commands.cmd("HMGET").arg(&self.control).arg("i").arg(EVERYTHING).arg(sets.as_slice());
+        for place in it.places.iter().filter(|_| it.wants_records) {
+            commands.cmd("GETRANGE").arg(self.record(&place.record)).arg(0).arg(PREFIX + max_record);
+        }
+        commands.cmd("HSETNX").arg(&self.control).arg("i").arg(&fresh.incarnation[..]);
+        // After the records. Otherwise a record could be from before what voids it.
+        let sets: Vec<String> = it.places.iter().flat_map(|place| &place.sets).map(|set| hex(set)).collect();
+        commands.cmd("HMGET").arg(&self.control).arg("i").arg(&sets[..]);
         commands.cmd("HINCRBY").arg(&self.control).arg("t").arg(1);
         commands.cmd("TIME");
-        commands.cmd("ECHO").arg(it.nonce);
+        commands.cmd("ECHO").arg(fresh.nonce);
         commands
     }
 
-    pub(super) fn store(&self, place: &Place, ticket: &Ticket, record: &[u8], lifetime: Duration) -> Cmd {
-        let Order { incarnation, number } = ticket.order;
+    /// Reads the log from this position. It writes, too: an engine that accepts nothing cannot be told anything.
+    pub(super) fn poll(&self, from: &str, fresh: Fresh) -> Pipeline {
+        let mut commands = pipe();
+        commands.cmd("ROLE");
+        commands.cmd("HSETNX").arg(&self.control).arg("i").arg(&fresh.incarnation[..]);
+        // Before the log: what is told between the two is read, too.
+        commands.cmd("HMGET").arg(&self.control).arg("i").arg("n");
+        commands.cmd("XRANGE").arg(&self.log).arg(from).arg("+").arg("COUNT").arg(BATCH);
+        commands.cmd("HINCRBY").arg(&self.control).arg("t").arg(1);
+        commands.cmd("TIME");
+        commands.cmd("ECHO").arg(fresh.nonce);
+        commands
+    }
+
+    pub(super) fn store(&self, record: &NewRecord) -> Cmd {
+        let Order { incarnation, number } = record.ticket.order;
         let mut command = cmd("EVAL");
-        command.arg(STORE).arg(2).arg(&self.control).arg(self.entry(place)).arg(&incarnation[..]);
-        command.arg(format!("{number:016}")).arg(millis(lifetime)).arg(record);
+        // Without a lease or a marker, the key in its place is not used.
+        let lease = record.lease.map_or_else(|| self.control.clone(), |lease| self.lease(&lease.name));
+        let marker = record.marker.map(|marker| self.record(&marker));
+        command.arg(STORE).arg(3 + usize::from(marker.is_some()));
+        command.arg(&self.control).arg(self.record(&record.place.record)).arg(lease).arg(marker);
+        command.arg(&incarnation[..]).arg(format!("{number:016}")).arg(millis(record.lifetime)).arg(&record.sealed[..]);
+        command.arg(record.lease.as_ref().map_or(&b""[..], |lease| &lease.holder));
         command
     }
 
-    /// `incarnation` is used if another one has to begin.
-    pub(super) fn void(&self, voided: Voided, incarnation: Incarnation) -> Cmd {
-        let set = match voided {
-            Voided::Everything => EVERYTHING.to_owned(),
-            Voided::Set(name) => hex(&name),
-        };
+    pub(super) fn tell(&self, told: Told<'_>) -> Cmd {
+        let set = told.voids.map(|name| hex(&name)).unwrap_or_default();
         let mut command = cmd("EVAL");
-        command.arg(VOID).arg(1).arg(&self.control).arg(&incarnation[..]).arg(set);
+        command.arg(TELL).arg(2).arg(&self.control).arg(&self.log).arg(&told.incarnation[..]).arg(set).arg(told.id);
+        command.arg(told.sealed).arg(self.everything.map(|name| hex(&name)).as_slice());
+        command
+    }
+
+    /// Asks for each of these whether the engine has one of its names.
+    pub(super) fn are_known<'n>(&self, names: impl Iterator<Item = &'n [Name]>) -> Pipeline {
+        let mut commands = pipe();
+        for names in names {
+            commands.cmd("EXISTS");
+            for name in names {
+                commands.arg(self.record(name)).arg(self.lease(name));
+            }
+        }
+        commands
+    }
+
+    pub(super) fn renew(&self, lease: &Lease) -> Cmd {
+        let mut command = cmd("EVAL");
+        command.arg(RENEW).arg(1).arg(self.lease(&lease.name)).arg(&lease.holder[..]).arg(millis(LEASE));
+        command
+    }
+
+    pub(super) fn release(&self, lease: &Lease, unshared: Option<Duration>) -> Cmd {
+        let mut command = cmd("EVAL");
+        command.arg(RELEASE).arg(1).arg(self.lease(&lease.name)).arg(&lease.holder[..]);
+        command.arg(unshared.map(|span| millis(span).to_string()).unwrap_or_default());
         command
     }
 
@@ -199,9 +227,19 @@ impl Keys {
         command
     }
 
-    pub(super) fn delete(&self, place: &Place) -> Cmd {
+    /// Names that no gateway uses otherwise, to try commands with.
+    pub(super) fn scratch(&self) -> Self {
+        let prefix = format!("{}test:", self.prefix);
+        Self { control: format!("{prefix}c"), log: format!("{prefix}log"), prefix, everything: self.everything }
+    }
+
+    /// Deletes everything, if these are the only records and leases.
+    pub(super) fn delete_all(&self, names: &[Name]) -> Cmd {
         let mut command = cmd("DEL");
-        command.arg(self.entry(place));
+        command.arg(&self.control).arg(&self.log);
+        for name in names {
+            command.arg(self.record(name)).arg(self.lease(name));
+        }
         command
     }
 
@@ -213,136 +251,12 @@ impl Keys {
     }
 }
 
-impl LookUp<'_> {
-    /// Reads the replies. `drawn` is when the commands were sent.
-    ///
-    /// # Errors
-    /// If they are not answers to the commands, or an error that concerns the connection.
-    pub(super) fn read(&self, replies: Vec<Value>, drawn: Instant, connection: u64) -> Result<LookedUp, Fault> {
-        let mut replies = replies.into_iter();
-        let value = if self.wants_record { Some(replies.next().ok_or(Fault::Reply)?) } else { None };
-        let (Some(set), Some(control), Some(ticket), Some(time), Some(echo), None) =
-            (replies.next(), replies.next(), replies.next(), replies.next(), replies.next(), replies.next())
-        else {
-            return Err(Fault::Reply);
-        };
-        for reply in value.iter().chain([&set, &control, &ticket, &time, &echo]) {
-            if let Value::ServerError(error) = reply
-                && let fault = Fault::of_server(error)
-                && fault.ends_link()
-            {
-                return Err(fault);
-            }
-        }
-        if text(&echo) != Some(self.nonce.to_string().as_bytes()) {
-            return Err(Fault::Reply);
-        }
-        let time = read_time(&time).ok_or(Fault::Reply)?;
-        let Value::Array(control) = control else { return Ok(LookedUp { time, ..LookedUp::default() }) };
-        let [incarnation, voided @ ..] = &control[..] else { return Err(Fault::Reply) };
-        if voided.len() != 1 + self.place.sets.len() {
-            return Err(Fault::Reply);
-        }
-        // Without it there is no valid record.
-        let Some(incarnation) = text(incarnation).and_then(|bytes| bytes.try_into().ok()) else {
-            return Ok(LookedUp { time, ..LookedUp::default() });
-        };
-        let order = |number| Order { incarnation, number };
-        let ticket = match ticket {
-            Value::Int(number) => u64::try_from(number).ok().filter(|number| (1..=LAST_TICKET).contains(number)),
-            _ => None,
-        };
-        let ticket = ticket.map(|number| Ticket { order: order(number), time, drawn, connection });
-        let is_after = |number: u64, voided: &Value| match voided {
-            Value::Nil => true,
-            voided => text(voided).and_then(digits).is_some_and(|voided| voided < number),
-        };
-        let record = value
-            .and_then(into_bytes)
-            .filter(|value| (PREFIX + 1..=PREFIX + self.max_record).contains(&value.len()))
-            .and_then(|value| {
-                let number = digits(&value[16..PREFIX])?;
-                let is_valid = value[..16] == incarnation && voided.iter().all(|voided| is_after(number, voided));
-                is_valid.then(|| (order(number), value.slice(PREFIX..)))
-            });
-        Ok(LookedUp { record, ticket, time })
-    }
-}
-
-/// Whether a script has done what it should.
-///
-/// # Errors
-/// If it has failed.
-pub(super) fn read_done(reply: &Value) -> Result<bool, Fault> {
-    match reply {
-        Value::Int(done @ (0 | 1)) => Ok(*done == 1),
-        Value::ServerError(error) => Err(Fault::of_server(error)),
-        _ => Err(Fault::Reply),
-    }
-}
-
-/// Whether keys were deleted, or were not there.
-///
-/// # Errors
-/// If the command has failed.
-pub(super) fn read_deleted(reply: &Value) -> Result<(), Fault> {
-    match reply {
-        Value::Int(_) => Ok(()),
-        Value::ServerError(error) => Err(Fault::of_server(error)),
-        _ => Err(Fault::Reply),
-    }
-}
-
-/// Whether the node is a master.
-///
-/// # Errors
-/// If it is not, or the reply to `ROLE` is none.
-pub(super) fn read_role(reply: &Value) -> Result<(), Fault> {
-    match reply {
-        Value::ServerError(error) => Err(Fault::of_server(error)),
-        Value::Array(parts) => match parts.first().and_then(text) {
-            Some(b"master") => Ok(()),
-            Some(b"slave" | b"sentinel") => Err(Fault::NotMaster),
-            _ => Err(Fault::Reply),
-        },
-        _ => Err(Fault::Reply),
-    }
-}
-
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-fn hex(name: &[u8]) -> String {
+pub(super) fn hex(name: &[u8]) -> String {
     name.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn text(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::BulkString(text) => Some(text),
-        Value::SimpleString(text) => Some(text.as_bytes()),
-        _ => None,
-    }
-}
-
-fn into_bytes(value: Value) -> Option<Bytes> {
-    match value {
-        Value::BulkString(text) => Some(text.into()),
-        _ => None,
-    }
-}
-
-fn digits(text: &[u8]) -> Option<u64> {
-    let is_number = !text.is_empty() && text.len() <= 19 && text.iter().all(u8::is_ascii_digit);
-    is_number.then(|| std::str::from_utf8(text).ok()?.parse().ok())?
-}
-
-/// Seconds and microseconds since 1970.
-fn read_time(value: &Value) -> Option<Duration> {
-    let Value::Array(parts) = value else { return None };
-    let [seconds, micros] = &parts[..] else { return None };
-    let micros = digits(text(micros)?).filter(|micros| *micros < 1_000_000)?;
-    Duration::from_secs(digits(text(seconds)?)?).checked_add(Duration::from_micros(micros))
 }
 
 #[cfg(test)]

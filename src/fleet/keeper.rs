@@ -2,24 +2,40 @@
 //! it has lost data, tells it what has become void, and asks it regularly for its role. Look-ups are not sent before all
 //! that is done.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use redis::Value;
 use tokio::time::{sleep, timeout};
 
-use super::commands::{Fault, read_deleted, read_done, read_role};
-use super::link::{Link, SILENT};
-use super::{Fleet, LinkError, LookUpResult, MAX_LIFETIME, StoreResult, Watcher};
-use crate::cache::second_tier::{Order, Place, Ticket, Voided};
+use super::commands::{
+    Fault, Fresh, PollReplies, Polled, Told, first_fault, read_counts, read_deleted, read_done, read_role, read_told,
+};
+use super::connection::SILENT;
+use super::link::Link;
+use super::log::Progress;
+use super::notices::Numbered;
+use super::{Fleet, FleetSecret, LinkError, LookUpResult, MAX_LIFETIME, StoreResult, TellResult, Watcher};
+use crate::cache::fleet_sync::FleetSync;
+use crate::cache::second_tier::{
+    Lease, LogReader, LookUp, Name, NewRecord, Notice, NoticeKind, Order, Place, RecordKind, Ticket,
+};
 use crate::clock::Clock;
 use crate::config::fleet::FleetConfig;
 use crate::random::Random;
 
-/// A place of no record, to try commands with.
-const SCRATCH: Place = Place { record: [0; 16], sets: [[0; 16]; 3] };
+/// The name and the place of nothing, to try commands with.
+const SCRATCH_NAME: Name = [0; 16];
+static SCRATCH: LazyLock<Place> = LazyLock::new(|| Place { record: SCRATCH_NAME, sets: Box::new([SCRATCH_NAME]) });
 
-const ROLE_IN_USE: Duration = Duration::from_millis(500);
-const ROLE_WHILE_SLOW: Duration = Duration::from_millis(20);
+/// How often the log is read within `fleet.sync`, and while the engine is slow.
+const POLLS_PER_SYNC: u32 = 4;
+const POLL_WHILE_SLOW: Duration = Duration::from_millis(20);
+/// After a link was opened, so long gateways tell again what the engine may have lost.
+const SETTLE: Duration = Duration::from_secs(2);
+/// How many strangers are looked up at a time.
+const STRANGERS: usize = 128;
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 const LONGEST_RETRY: Duration = Duration::from_millis(300);
 /// After a fault that only an operator can end.
@@ -29,13 +45,13 @@ const GOOD_LINK: Duration = Duration::from_secs(1);
 
 impl Fleet {
     /// Keeps a link to the engine. It does not return.
-    pub(crate) async fn run(&self) {
+    pub(crate) async fn run(&self, reader: &dyn LogReader) {
         let mut retry = SHORTEST_RETRY;
         for number in 1.. {
             let opened = Link::open(&self.config, &self.keys, number).await;
             let begun = self.clock.timer_now();
             let result = match opened {
-                Ok(link) => self.use_link(Arc::new(link)).await,
+                Ok(link) => self.use_link(Arc::new(link), reader).await,
                 Err(error) => error,
             };
             self.unlink(result.clone());
@@ -56,43 +72,67 @@ impl Fleet {
 
     /// Waits until the engine knows all that has become void.
     pub(crate) async fn told(&self) {
-        while !self.pending.lock().is_empty() {
+        while self.to_tell() > 0 {
             self.all_told.notified().await;
         }
     }
 
     /// Uses a link until it fails. Returns why.
-    async fn use_link(&self, link: Arc<Link>) -> LinkError {
+    async fn use_link(&self, link: Arc<Link>, reader: &dyn LogReader) -> LinkError {
         let explain = |fault: Fault| (fault, link.node.clone());
         if let Err(error) = self.begin(&link).await {
             return error;
         }
-        self.pending.lock().tell_again(MAX_LIFETIME, self.clock.now());
-        if let Err(fault) = self.tell(&link).await {
+        self.notices.lock().tell_again(MAX_LIFETIME, self.clock.now());
+        if let Err(fault) = self.tell_all(&link).await {
             return explain(fault);
         }
+        self.position.lock().restart();
+        let mut confirmed = Confirmed { opened: self.clock.now(), at: self.clock.now() };
         self.connect(Arc::clone(&link));
-        let (mut is_slow, mut due) = (false, Box::pin(sleep(ROLE_IN_USE)));
+        let pause = self.config.sync / POLLS_PER_SYNC;
+        let mut due = Box::pin(sleep(pause));
+        let mut confirming = Box::pin(self.confirm(&link));
         loop {
             let result = tokio::select! {
                 biased;
                 fault = link.failed() => Err(fault),
+                confirmation = &mut confirming => {
+                    confirming = Box::pin(self.confirm(&link));
+                    confirmation.map(|at| confirmed.at = at.unwrap_or(confirmed.at))
+                }
                 () = &mut due => {
-                    let result = self.ask_role(&link).await;
-                    is_slow = link.breaker.lock().is_open();
-                    due = Box::pin(sleep(if is_slow { ROLE_WHILE_SLOW } else { ROLE_IN_USE }));
-                    result
+                    let result = self.poll(&link, reader, &confirmed).await;
+                    let is_slow = link.breaker.lock().is_open();
+                    due = Box::pin(sleep(if is_slow { POLL_WHILE_SLOW } else { pause }));
+                    match result {
+                        // Those that the engine had no memory for.
+                        Ok(()) => self.tell_all(&link).await,
+                        result => result,
+                    }
                 }
                 () = self.to_tell.notified() => {
-                    if !is_slow && link.breaker.lock().is_open() {
-                        (is_slow, due) = (true, Box::pin(sleep(ROLE_WHILE_SLOW)));
+                    if link.breaker.lock().is_open() {
+                        due = Box::pin(sleep(POLL_WHILE_SLOW));
                     }
-                    self.tell(&link).await
+                    self.tell_all(&link).await
                 }
             };
             if let Err(fault) = result {
                 return explain(fault);
             }
+        }
+    }
+
+    /// Asks the Sentinels after a while whether the node is still the master: one that was cut off from its replicas goes on
+    /// to say so itself. Returns when that was; without Sentinels, or if none of them answers, not.
+    async fn confirm(&self, link: &Link) -> Result<Option<Instant>, Fault> {
+        sleep(self.config.sync / 2).await;
+        let asked = self.clock.now();
+        match link.dialer.is_still_master(&link.node).await {
+            Ok(true) => Ok(Some(asked)),
+            Ok(false) => Err(Fault::NotMaster),
+            Err(_) => Ok(None),
         }
     }
 
@@ -103,7 +143,8 @@ impl Fleet {
         let role = link.look_ups.send(&redis::cmd("ROLE")).await;
         role.and_then(|reply| read_role(&reply)).map_err(trying("ROLE"))?;
         let latest = *self.latest.lock();
-        let looked_up = timeout(SILENT, self.ask(link, &SCRATCH, true)).await.unwrap_or(Err(Fault::Silent));
+        let nothing = LookUp { places: std::slice::from_ref(&*SCRATCH), wants_records: true, lease: None };
+        let looked_up = timeout(SILENT, self.ask(link, nothing)).await.unwrap_or(Err(Fault::Silent));
         let looked_up = looked_up.map_err(trying("a look-up (GETRANGE, HSETNX, HMGET, HINCRBY, TIME, ECHO)"))?;
         let order = looked_up.ticket.as_ref().map(|ticket| ticket.order);
         // Another incarnation may be an earlier one, from a backup. Without a ticket nobody knows.
@@ -113,61 +154,201 @@ impl Fleet {
             && !order.is_some_and(|order| is_later(latest, order))
         {
             self.watcher.faulted(Fault::WentBack);
-            self.pending.lock().add(Voided::Everything);
+            self.notices.lock().void_engine();
         }
-        let order = order.unwrap_or(Order { incarnation: [0; 16], number: 0 });
-        let ticket = Ticket { order, time: Duration::ZERO, drawn: self.clock.now(), connection: link.number };
+        self.try_commands(link).await
+    }
+
+    /// Tries the commands that write, with keys that nobody uses.
+    async fn try_commands(&self, link: &Link) -> Result<(), LinkError> {
+        let trying =
+            |command: &'static str| move |fault: Fault| (fault, format!("{}: {command} has failed", link.node));
         let full_is_fine = |result: Result<bool, Fault>| match result {
             Err(Fault::Full) => Ok(false),
             result => result,
         };
-        let store = self.keys.store(&SCRATCH, &ticket, b"test", Duration::from_millis(1));
-        let stored = full_is_fine(link.writes.send(&store).await.and_then(|reply| read_done(&reply)));
-        stored.map_err(trying("storing (EVAL of HGET, GETRANGE, SET)"))?;
-        let deleted = link.writes.send(&self.keys.delete(&SCRATCH)).await.and_then(|reply| read_deleted(&reply));
-        deleted.map_err(trying("DEL"))?;
-        let void = self.keys.void(Voided::Set(SCRATCH.sets[0]), self.next().1);
-        let voided = full_is_fine(link.writes.send(&void).await.and_then(|reply| read_done(&reply)));
-        voided.map(|_| ()).map_err(trying("voiding (EVAL of HLEN, HEXISTS, HINCRBY, HSET, DEL)"))
+        let done = |reply: Result<Value, Fault>| full_is_fine(reply.and_then(|reply| read_done(&reply)));
+        let Fresh { incarnation, .. } = self.next();
+        let (keys, link_writes) = (self.keys.scratch(), &link.writes);
+        let lease = Lease { name: SCRATCH_NAME, holder: incarnation };
+        let told = Told { voids: Some(SCRATCH_NAME), id: "", sealed: b"test", incarnation };
+        let told = link_writes.send(&keys.tell(told)).await.and_then(|reply| read_told(&reply));
+        full_is_fine(told.map(|(is_told, _)| is_told))
+            .map_err(trying("telling (EVAL of HEXISTS, HGET, HSET, HLEN, HINCRBY, XADD)"))?;
+        let order = Order { incarnation, number: 1 };
+        let ticket = Ticket { order, time: Duration::ZERO, drawn: self.clock.now(), connection: link.number };
+        let (sealed, lifetime) = (Bytes::from_static(b"test"), Duration::from_millis(1));
+        let record = NewRecord {
+            place: SCRATCH.clone(),
+            ticket,
+            sealed,
+            lifetime,
+            kind: RecordKind::Entry,
+            marker: Some(SCRATCH_NAME),
+            lease: Some(lease),
+        };
+        let stored = done(link_writes.send(&keys.store(&record)).await);
+        stored.map_err(trying("storing (EVAL of HGET, GET, GETRANGE, SET)"))?;
+        let taken = LookUp { places: &[], wants_records: false, lease: Some(SCRATCH_NAME) };
+        let taken = link.look_ups.send_all(&keys.look_up(taken, Some(lease), self.next(), 0)).await;
+        taken.and_then(|replies| first_fault(&replies)).map_err(trying("taking a lease (SET, GET)"))?;
+        done(link_writes.send(&keys.renew(&lease)).await).map_err(trying("renewing (EVAL of GET, PEXPIRE)"))?;
+        done(link_writes.send(&keys.release(&lease, None)).await).map_err(trying("releasing (EVAL of GET, DEL)"))?;
+        let known = link_writes.send_all(&keys.are_known([&[SCRATCH_NAME][..]].into_iter())).await;
+        known.and_then(|replies| read_counts(&replies)).map_err(trying("EXISTS"))?;
+        let polled = link.look_ups.send_all(&keys.poll("-", self.next())).await;
+        polled.and_then(|replies| first_fault(&replies)).map_err(trying("reading the log (XRANGE)"))?;
+        let deleted = link_writes.send(&keys.delete_all(&[SCRATCH_NAME])).await;
+        deleted.and_then(|reply| read_deleted(&reply)).map_err(trying("DEL"))
     }
 
-    /// Tells the engine what has become void.
-    async fn tell(&self, link: &Link) -> Result<(), Fault> {
+    /// Tells the engine all that it does not know yet.
+    async fn tell_all(&self, link: &Link) -> Result<(), Fault> {
+        self.check_strangers(link).await?;
         loop {
-            let Some(voided) = self.pending.lock().begin() else {
-                self.all_told.notify_one();
-                return Ok(());
-            };
-            let told = self.send_void(link, voided).await;
-            self.pending.lock().end(voided, told.is_ok(), self.clock.now());
-            told?;
+            let Some(notice) = self.notices.lock().begin() else { break };
+            let told = self.tell_one(link, &notice).await;
+            self.notices.lock().end(told.as_ref().ok().map(|(_, order)| *order), self.clock.now());
+            match told {
+                Ok((result, _)) => self.watcher.told(notice.notice.kind, result),
+                Err(fault) => {
+                    self.watcher.told(notice.notice.kind, TellResult::Failed);
+                    // An engine without memory may have some later. It is asked with the next poll.
+                    return if fault.ends_link() { Err(fault) } else { Ok(()) };
+                }
+            }
         }
+        while let Some(hint) = { self.notices.lock().next_hint() } {
+            let result = match self.tell_one(link, &hint).await {
+                Ok((result, _)) => result,
+                Err(fault) if fault.ends_link() => return Err(fault),
+                Err(_) => TellResult::Failed,
+            };
+            self.watcher.told(NoticeKind::Hint, result);
+        }
+        self.all_told.notify_one();
+        Ok(())
     }
 
-    async fn send_void(&self, link: &Link, voided: Voided) -> Result<(), Fault> {
-        match read_done(&link.writes.send(&self.keys.void(voided, self.next().1)).await?) {
-            Ok(_) => Ok(()),
-            // Everything becomes void, which needs no memory.
-            Err(Fault::Full | Fault::Error) => read_deleted(&link.writes.send(&self.keys.void_without_memory()).await?),
+    async fn tell_one(&self, link: &Link, notice: &Numbered) -> Result<(TellResult, Order), Fault> {
+        let Notice { voids, kind, sealed, .. } = &notice.notice;
+        let told = Told { voids: *voids, id: &notice.id, sealed, incarnation: self.next().incarnation };
+        match read_told(&link.writes.send(&self.keys.tell(told)).await?) {
+            Ok((true, order)) => Ok((TellResult::Told, order)),
+            Ok((false, order)) => Ok((TellResult::Known, order)),
+            // Everything becomes void, which needs no memory. A caller must not be able to cause this.
+            Err(Fault::Full | Fault::Error) if *kind == NoticeKind::Entries => {
+                read_deleted(&link.writes.send(&self.keys.void_without_memory()).await?)?;
+                Ok((TellResult::Told, Order { incarnation: [0; 16], number: 0 }))
+            }
             Err(fault) => Err(fault),
         }
     }
 
-    /// Asks whether the node is a master still: one that has become a replica answers look-ups, too. While the breaker is
-    /// open, tries a look-up.
-    async fn ask_role(&self, link: &Link) -> Result<(), Fault> {
-        read_role(&link.look_ups.send(&redis::cmd("ROLE")).await?)?;
-        if !link.breaker.lock().is_open() {
-            return Ok(());
+    /// Finds out which denied callers some gateway knows. The denial of one that nobody knows is told to nobody: there can be
+    /// thousands of them in a second.
+    async fn check_strangers(&self, link: &Link) -> Result<(), Fault> {
+        loop {
+            let strangers = self.notices.lock().strangers(STRANGERS);
+            if strangers.is_empty() {
+                return Ok(());
+            }
+            let names = strangers.iter().map(|stranger| &*stranger.notice.if_known);
+            let replies = timeout(SILENT, link.writes.send_all(&self.keys.are_known(names))).await;
+            let are_known: Vec<bool> =
+                read_counts(&replies.unwrap_or(Err(Fault::Silent))?)?.into_iter().map(|count| count > 0).collect();
+            self.notices.lock().checked(&strangers, &are_known);
+            are_known.iter().filter(|is_known| !**is_known).for_each(|_| {
+                self.watcher.told(NoticeKind::Grants, TellResult::Stranger);
+            });
         }
+    }
+
+    /// Reads the log to its end, and renews the leases that this process has. While the breaker is open, tries a look-up.
+    async fn poll(&self, link: &Link, reader: &dyn LogReader, confirmed: &Confirmed) -> Result<(), Fault> {
+        self.renew_leases(link).await?;
+        loop {
+            let (fresh, sent) = (self.next(), self.clock.now());
+            let commands = self.keys.poll(self.position.lock().from(), fresh);
+            let replies = timeout(SILENT, link.look_ups.send_all(&commands)).await.unwrap_or(Err(Fault::Silent))?;
+            let polled = match (PollReplies { fresh }).read(&replies) {
+                Ok(polled) => polled,
+                Err(fault) if fault.ends_link() => return Err(fault),
+                // It accepts nothing, so others cannot tell anything either. This gateway is soon out of sync.
+                Err(fault) => {
+                    self.watcher.faulted(fault);
+                    break;
+                }
+            };
+            let is_full = polled.is_full;
+            let progress = self.read(&polled, reader);
+            let is_settled = sent >= confirmed.opened + SETTLE;
+            if progress.is_whole && is_settled {
+                self.sync.extend(sent.min(confirmed.since(link, sent)) + self.config.sync);
+            }
+            if progress.is_whole || !is_full {
+                break;
+            }
+        }
+        if link.breaker.lock().is_open() {
+            self.try_look_up(link).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies what has been read of the log.
+    fn read(&self, polled: &Polled, reader: &dyn LogReader) -> Progress {
+        let mut progress = self.position.lock().advance(polled);
+        for entry in &polled.entries {
+            let is_new = self.notices.lock().learn(entry, self.clock.now());
+            if is_new && reader.told(entry.voids, &entry.sealed, polled.time.saturating_sub(entry.told_at)).is_err() {
+                progress.has_gap = true;
+            }
+        }
+        if progress.has_gap {
+            self.notices.lock().lose();
+            self.watcher.missed();
+            reader.missed();
+        }
+        progress
+    }
+
+    async fn renew_leases(&self, link: &Link) -> Result<(), Fault> {
+        let leases: Vec<Lease> = self.leases.lock().values().copied().collect();
+        for lease in leases {
+            match read_done(&link.writes.send(&self.keys.renew(&lease)).await?) {
+                // Another gateway may have it by now.
+                Ok(false) => self.forget(&lease),
+                Err(fault) if fault.ends_link() => return Err(fault),
+                Ok(true) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_look_up(&self, link: &Link) -> Result<(), Fault> {
         let begun = self.clock.timer_now();
-        timeout(SILENT, self.ask(link, &SCRATCH, true)).await.unwrap_or(Err(Fault::Silent))?;
+        let nothing = LookUp { places: std::slice::from_ref(&*SCRATCH), wants_records: true, lease: None };
+        timeout(SILENT, self.ask(link, nothing)).await.unwrap_or(Err(Fault::Silent))?;
         let is_in_time = self.clock.timer_now() - begun <= self.config.budget;
         let closes = link.breaker.lock().tried(is_in_time);
         if closes {
             self.report();
         }
         Ok(())
+    }
+}
+
+/// When a link was opened, and when the node was confirmed as the master the last time.
+struct Confirmed {
+    opened: Instant,
+    at: Instant,
+}
+
+impl Confirmed {
+    /// Since when nobody has confirmed the master. Without Sentinels it is the node itself that says so, with each poll.
+    fn since(&self, link: &Link, polled: Instant) -> Instant {
+        if link.dialer.has_sentinels() { self.at } else { polled }
     }
 }
 
@@ -178,23 +359,32 @@ const CHECKED_LOOK_UPS: usize = 21;
 ///
 /// # Errors
 /// Why the engine cannot be used.
-pub(crate) async fn check(config: &FleetConfig, clock: Clock, random: Random) -> Result<String, LinkError> {
+pub(crate) async fn check(
+    config: &FleetConfig,
+    secret: FleetSecret,
+    clock: Clock,
+    random: Random,
+) -> Result<String, LinkError> {
     struct Nobody;
     impl Watcher for Nobody {
         fn looked_up(&self, _: LookUpResult, _: Duration) {}
-        fn stored(&self, _: StoreResult) {}
+        fn stored(&self, _: RecordKind, _: StoreResult) {}
+        fn told(&self, _: NoticeKind, _: TellResult) {}
+        fn missed(&self) {}
         fn faulted(&self, _: Fault) {}
         fn changed(&self, _: Result<(), LinkError>) {}
     }
-    let fleet = Fleet::new(config.clone(), clock.clone(), random, Arc::new(Nobody));
+    let sync = Arc::new(FleetSync::new(clock.now()));
+    let fleet = Fleet::new(config.clone(), secret, sync, (clock.clone(), random), Arc::new(Nobody));
     let fleet = fleet.map_err(|error| (Fault::Settings, error.to_string()))?;
     let explain = |fault: Fault| (fault, "a look-up has failed".to_owned());
     let link = Link::open(config, &fleet.keys, 1).await?;
     fleet.begin(&link).await?;
+    let nothing = LookUp { places: std::slice::from_ref(&*SCRATCH), wants_records: true, lease: None };
     let mut times = Vec::new();
     for _ in 0..CHECKED_LOOK_UPS {
         let begun = clock.timer_now();
-        fleet.ask(&link, &SCRATCH, true).await.map_err(explain)?;
+        fleet.ask(&link, nothing).await.map_err(explain)?;
         times.push(clock.timer_now() - begun);
     }
     times.sort_unstable();

@@ -7,20 +7,21 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
 use super::fetcher::Fetcher;
+use super::fleet_setup;
 use super::hint::{Hint, HintSink, Hints};
 use super::memory::Memory;
 use super::observer::Observer;
 use super::snapshot::Snapshot;
 use super::take_hint::HintTaker;
-use super::tier::{LONGEST_LOOK_UP, Tier};
+use super::tier::Tier;
 use super::upstream_setup::{self, UpstreamClientConfig};
 use super::{ActiveConfig, Gateway};
 use crate::budget::Budget;
 use crate::cache::backoffs::Backoffs;
 use crate::cache::entry::Entry;
+use crate::cache::fleet_sync::FleetSync;
 use crate::cache::flights::{FlightLimits, Flights};
 use crate::cache::grants::{GrantPolicy, Grants, RenewalPolicy};
 use crate::cache::revocations::Revocations;
@@ -30,16 +31,15 @@ use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::config::{Config, Mode, OnOutage, Settings, Size};
 use crate::fast_path::FastPath;
-use crate::fleet::{Fleet, Watcher};
+use crate::fleet::Watcher;
 use crate::random::Random;
 use crate::request::caller::Callers;
 use crate::request::digest::Digests;
 use crate::request::fingerprint::Fingerprints;
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
-use crate::seal::Sealer;
 use crate::sync::{Mutex, RwLock};
-use crate::telemetry::events::{Event, Events, NewEvent};
+use crate::telemetry::events::Events;
 use crate::telemetry::failures::Failures;
 use crate::telemetry::health::Healths;
 use crate::telemetry::metrics::Metrics;
@@ -51,9 +51,6 @@ use crate::upstream::successes::Successes;
 
 /// The purpose of the random key for request ids. Tests predict the ids with it.
 pub const REQUEST_IDS: &str = "request ids";
-
-/// The engine has its own limit. This one is only for what is around it.
-const SCHEDULING: Duration = Duration::from_millis(2);
 
 struct Backends {
     upstream: Arc<dyn Upstream>,
@@ -114,8 +111,7 @@ impl Gateway {
         clock: Clock,
         random: Random,
     ) -> io::Result<Arc<Self>> {
-        let sealer = Arc::new(Sealer::new(&secret, &[], &random)?);
-        let second_tier = Some(Tier { store, sealer, time_limit: LONGEST_LOOK_UP });
+        let second_tier = Some(fleet_setup::tier_for_test(store, &secret, &random)?);
         let backends = Backends { upstream, client_config: None, second_tier, snapshot: None, hints: None };
         Self::assemble_for_test(config, clock, random, backends)
     }
@@ -136,8 +132,7 @@ impl Gateway {
         config.settings.cache.snapshot = Some(path.to_owned());
         let snapshot = Snapshot::open(&config, &random)?.map(Arc::new);
         snapshot.iter().try_for_each(|snapshot| snapshot.claim())?;
-        let sealer = Arc::new(Sealer::new(&secret, &[], &random)?);
-        let second_tier = Some(Tier { store, sealer, time_limit: LONGEST_LOOK_UP });
+        let second_tier = Some(fleet_setup::tier_for_test(store, &secret, &random)?);
         let backends = Backends { upstream, client_config: None, second_tier, snapshot, hints: None };
         Self::assemble_for_test(&config, clock, random, backends)
     }
@@ -189,12 +184,7 @@ impl Gateway {
         metrics: Arc<Metrics>,
         backends: Backends,
     ) -> io::Result<Arc<Self>> {
-        let Backends { upstream, client_config, mut second_tier, snapshot, hints } = backends;
-        let process = match hints {
-            Some(_) => Some(u64::from(random.u32()?) << 32 | u64::from(random.u32()?)),
-            None => None,
-        };
-        let hints = Hints::new(hints);
+        let Backends { upstream, client_config, mut second_tier, snapshot, mut hints } = backends;
         let settings = &config.settings;
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
         let observer = Arc::new(Observer {
@@ -207,23 +197,28 @@ impl Gateway {
             clock: clock.clone(),
         });
         let mut fleet = None;
+        let sync = Arc::new(FleetSync::new(clock.now()));
         if let Some(config) = &config.fleet {
-            let sealer = Arc::new(Sealer::new(config.secret.as_bytes(), &[], &random)?);
             let watcher = Arc::clone(&observer) as Arc<dyn Watcher>;
-            let store = Fleet::new(config.clone(), clock.clone(), random.clone(), watcher)?;
-            fleet = Some(Arc::clone(&store));
-            second_tier = Some(Tier { store, sealer, time_limit: config.budget + SCHEDULING });
+            let joined = fleet_setup::join(config, Arc::clone(&sync), (clock.clone(), random.clone()), watcher)?;
+            (fleet, second_tier, hints) = (Some(joined.fleet), Some(joined.tier), Some(joined.hints));
         }
+        // It says which hints are this process's.
+        let process = match hints {
+            Some(_) => Some(u64::from(random.u32()?) << 32 | u64::from(random.u32()?)),
+            None => None,
+        };
+        let hints = Hints::new(hints);
         // With a secret, other processes recognise the same callers.
         let sealers =
-            second_tier.iter().map(|tier| &tier.sealer).chain(snapshot.iter().map(|snapshot| snapshot.sealer()));
+            second_tier.iter().map(|tier| &tier.names.sealer).chain(snapshot.iter().map(|snapshot| snapshot.sealer()));
         let sealer = sealers.into_iter().next();
         let callers_key = sealer.map_or_else(|| random.key("callers"), |sealer| Ok(sealer.callers_key()))?;
         let callers = Callers::new(callers_key);
         let fingerprints = Fingerprints::new(random.key("last credentials")?);
         let request_ids = RequestIds::new(random.key(REQUEST_IDS)?);
         let revocations = Arc::<Revocations>::default();
-        let grants = Arc::new(Grants::new(grant_policy(settings), Arc::clone(&revocations)));
+        let grants = Arc::new(Grants::new(grant_policy(settings), Arc::clone(&revocations)).in_fleet(sync));
         let limits = flight_limits(settings);
         let [shared_flights, lone_flights] = [limits; 2].map(|limits| Arc::new(Flights::new(limits)));
         let proofs = Arc::new(Flights::new(limits));
@@ -241,6 +236,7 @@ impl Gateway {
         let (weak_grants, grant_clock) = (Arc::downgrade(&grants), clock.clone());
         let bypassing = Arc::new(AtomicBool::new(settings.mode == Mode::Bypass));
         let is_bypassing = Arc::clone(&bypassing);
+        let fleet_clock = clock.clone();
         let weak_fleet = fleet.as_ref().map(Arc::downgrade);
         metrics.watch(move || InUse {
             store: weak_store.upgrade().map(|store| store.usage()).unwrap_or_default(),
@@ -248,7 +244,10 @@ impl Gateway {
                 + weak_proofs.upgrade().map_or(0, |proofs| proofs.waiting()),
             grants: weak_grants.upgrade().map_or(0, |grants| grants.live(grant_clock.now())),
             is_bypassing: is_bypassing.load(Ordering::Relaxed),
-            fleet: weak_fleet.as_ref().and_then(Weak::upgrade).map(|fleet| (!fleet.is_in_use(), fleet.to_tell())),
+            fleet: weak_fleet
+                .as_ref()
+                .and_then(Weak::upgrade)
+                .map(|fleet| fleet_setup::gauges(&fleet, fleet_clock.now())),
         });
         metrics.watch_budget(Arc::clone(&budget));
         metrics.start_operations(config.catalogue.operations());
@@ -293,28 +292,6 @@ impl Gateway {
         gateway.watch_staleness();
         gateway.fetcher.set_quotas(&config.quotas);
         Ok(gateway)
-    }
-
-    /// The state of the engine of the fleet, if there is one.
-    pub fn fleet_state(&self) -> Option<&'static str> {
-        self.memory.fleet.as_ref().map(|fleet| fleet.state().into())
-    }
-
-    /// Keeps a link to the engine of the fleet, if there is one.
-    pub async fn keep_fleet(self: Arc<Self>) {
-        if let Some(fleet) = &self.memory.fleet {
-            fleet.run().await;
-        }
-    }
-
-    /// Waits for at most 1 s until the engine of the fleet knows what has become void here. The next process does not
-    /// know it.
-    pub async fn end_fleet(&self) {
-        let Some(fleet) = &self.memory.fleet else { return };
-        if timeout(Duration::from_secs(1), fleet.told()).await.is_err() {
-            let what = "the engine of the fleet was not told of the last purges or invalidations: see deploy/fleet.md";
-            self.observer.record_event(NewEvent::new(Event::FleetLost, what));
-        }
     }
 
     /// Takes a hint of another gateway, which was told this long ago. Unlike the age of a record, it need not be an upper
@@ -376,7 +353,12 @@ impl Gateway {
     /// not stored, and goes only to the request that was sent. Grants stay.
     pub fn purge(&self, selection: &PurgeSelection) -> usize {
         // First: a look-up that begins later must not find what is gone.
-        self.memory.second_tier.iter().for_each(|tier| tier.purge(selection));
+        self.memory.second_tier.iter().for_each(|tier| tier.purged(selection));
+        self.purge_here(selection)
+    }
+
+    /// The same without telling other gateways.
+    pub(super) fn purge_here(&self, selection: &PurgeSelection) -> usize {
         let purged = self.memory.store.purge(selection, self.clock.now());
         self.memory.backoffs.purge(selection);
         self.fetcher.shared_flights.close_all();

@@ -5,15 +5,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
+use super::charge;
+use super::claim::{Claimant, Claimed, EndedClaim};
+use super::denial::apply_denial;
 use super::fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use super::fetcher::{ProofLeader, Turn, TurnError};
 use super::look_up::{HitKind, LookupResult};
-use super::second_tier::Consulted;
-use super::settle::{self, EndedCall, apply_denial};
-use super::{CacheRequest, Gateway, charge, pacing};
+use super::pacing;
+use super::settle::{self, EndedCall};
+use super::upstream_result::{resolve_304, signature_outcome};
+use super::{CacheRequest, Gateway};
 use crate::budget::Charge;
 use crate::cache::admission::Verdict;
 use crate::cache::backoffs;
@@ -28,7 +31,7 @@ use crate::telemetry::calls::UpstreamCall;
 use crate::telemetry::record::RequestRecord;
 use crate::upstream::client::FetchContext;
 use crate::upstream::gate::{Class, Permit};
-use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome};
+use crate::upstream::key_breaker::KeyPermit;
 use crate::upstream::{CallerRefusal, Failure, UpstreamError, UpstreamResponse, is_refusal};
 
 /// How often a call that waits for its turn looks whether another one has stored its entry.
@@ -151,18 +154,22 @@ impl Gateway {
             return leader.end(FetchResult::NotSent { throttled }, false);
         }
 
-        // The second tier. If it has the entry, all waiters look up again, also those of other calls of the flight.
-        let Consulted { is_answered, ticket } = match &self.memory.second_tier {
-            // Responses to one caller alone stay here.
-            Some(tier) if self.memory.store.cache_key(&request.lookup.key, caller).owner.is_none() => {
-                let wants_record = is_shared && cache_key.owner.is_none() && !request.lookup.directives.no_cache;
-                tier.consult(&self.memory, &self.observer, &self.clock, &request, wants_record).await
-            }
-            _ => Consulted::default(),
+        // The second tier. If it has what is needed, all waiters look up again, also those of other calls of the flight.
+        let is_for_all = is_shared && cache_key.owner.is_none();
+        let claimant = Claimant {
+            memory: &self.memory,
+            observer: &self.observer,
+            clock: &self.clock,
+            request: &request,
+            purpose,
+            is_for_all,
         };
-        if is_answered {
-            return leader.end(FetchResult::InSecondTier, true);
-        }
+        let claim = match claimant.claim(&leader).await {
+            Claimed::Call(claim) => claim,
+            Claimed::Answered => return leader.end(FetchResult::InSecondTier, true),
+            Claimed::Dropped { is_abandoned: true } => return,
+            Claimed::Dropped { is_abandoned: false } => return leader.end(FetchResult::NotSent { throttled }, false),
+        };
 
         // A call that upstream throttles in spite of the ledger is made once more, if nothing stale can be served, and if
         // upstream says when, or the ledger does, and that is soon enough.
@@ -292,11 +299,14 @@ impl Gateway {
             retry_after,
         } = sent_call;
         let sent = times.sent;
+        let mut refusal = None;
         let result = match result {
             Ok(UpstreamResponse::Complete(response)) => Ok(response),
             // A 401 or 403 counts from its head on. Only the leader's caller waits for the body.
             Ok(UpstreamResponse::Refused(CallerRefusal { head, body })) => {
-                apply_denial(&self.memory, &self.observer, &mut pending_grant, head.status);
+                let read = (head.status, &head.headers);
+                let catalogue = &request.active.catalogue;
+                refusal = Some(apply_denial(&self.memory, &self.observer, catalogue, &mut pending_grant, read));
                 leader.announce(FetchResult::Refused { leader: caller });
                 let body = body.await.ok_or(UpstreamError::RefusalIncomplete(head.status));
                 body.map(|body| Response::from_parts(head, body))
@@ -320,7 +330,7 @@ impl Gateway {
             Ok((response, upstream_status)) => {
                 // Not what the known limits ask for: they hold the next renewal back.
                 asked = backoffs::retry_after(response.headers(), times.date);
-                let mut fetched = call.settle(pending_grant, response, upstream_status);
+                let mut fetched = call.settle(pending_grant, response, upstream_status, refusal);
                 pacing::add_retry_after(&mut fetched.response, retry_after);
                 // The cause may be a header of this request that is not in the key. Others did not send it.
                 if fetched.verdict == Verdict::Negative && !(is_key_only && call.is_trusted()) {
@@ -333,7 +343,7 @@ impl Gateway {
                     self.observer.call_failed(service, &context.request_id, &error);
                 }
                 let is_external = self.fetcher.is_external_failure(service, &error, times.received);
-                call.settle_failure(pending_grant, &error, is_external);
+                call.settle_failure(pending_grant, &error, is_external, refusal);
                 (Err(error), is_external)
             }
         };
@@ -358,14 +368,9 @@ impl Gateway {
         let may_retry = has_failed && !is_retry && self.fetcher.successes.has_listed_since(service, sent);
         let result =
             FetchResult::Sent { leader: caller, epoch, response, duration: Some(duration), is_external, may_retry };
-        let serves_all = result.serves_all();
+        let (serves_all, ended) = (result.serves_all(), EndedClaim::of(sent, &result, is_stored));
         leader.end(result, serves_all);
-        if is_stored
-            && let Some(tier) = &self.memory.second_tier
-            && let Some(ticket) = &ticket
-        {
-            tier.store_record(&self.memory, request, ticket, &self.clock);
-        }
+        claim.end(memory, request, ended, &self.clock);
     }
 }
 
@@ -410,40 +415,6 @@ async fn call_upstream(
         () = tokio::time::sleep(request.active.stale_if_slow) => {
             leader.mark_slow(sent);
             call.await
-        }
-    }
-}
-
-/// Whether upstream accepted the signature of the request.
-fn signature_outcome(result: &Result<Response<Bytes>, UpstreamError>) -> SignatureOutcome {
-    match result {
-        Ok(response) => SignatureOutcome::of(response.status(), response.body()),
-        Err(
-            UpstreamError::TooLarge(status)
-            | UpstreamError::NoMemory(status)
-            | UpstreamError::RefusalIncomplete(status),
-        ) => SignatureOutcome::of(*status, b""),
-        Err(_) => SignatureOutcome::Unknown,
-    }
-}
-
-/// Replaces a 304 by the entry that it revalidates. Returns the response and upstream's status. A 304 that does not
-/// match the validator is an error: some clients would take it for an empty list.
-fn resolve_304(
-    response: Response<Bytes>,
-    revalidated: Option<&(Arc<Entry>, Validator)>,
-) -> Result<(Response<Bytes>, StatusCode), UpstreamError> {
-    let upstream_status = response.status();
-    match revalidated {
-        _ if upstream_status != StatusCode::NOT_MODIFIED => Ok((response, upstream_status)),
-        Some((entry, validator)) if validator.is_meant_by(response.headers()) => {
-            Ok((entry.revalidated(&response), upstream_status))
-        }
-        other => {
-            if let Some((entry, _)) = other {
-                entry.disable_validation();
-            }
-            Err(UpstreamError::Broken("the 304 does not match the request's validator".to_owned()))
         }
     }
 }

@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use super::ActiveConfig;
 use super::cache_request::ClientIdentity;
 use super::caller_class::accepts_caller;
+use super::denial::apply_denial;
 use super::fetcher::Fetcher;
 use super::invalidate::UnsafeRequest;
 use super::memory::Memory;
 use super::observer::Observer;
 use super::pacing;
-use super::settle::apply_denial;
 use crate::budget::{Account, Charge, Purpose};
 use crate::cache::backoffs::retry_after;
 use crate::cache::grants::{CallerScope, PendingGrant, RefusedBy};
@@ -218,9 +218,11 @@ impl Forwarder {
         let denies = |pending_grant: &PendingGrant| {
             status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && pending_grant.scope().is_some()
         };
-        if let Some(pending_grant) = pending_grant.as_mut().filter(|pending_grant| denies(pending_grant)) {
-            apply_denial(&self.memory, &self.observer, pending_grant, status);
-        }
+        // Dropped before the pending grant, also if the client disconnects.
+        let refusal = pending_grant.as_mut().filter(|pending_grant| denies(pending_grant)).map(|pending_grant| {
+            let head = (status, response.headers());
+            apply_denial(&self.memory, &self.observer, &active.catalogue, pending_grant, head)
+        });
         let response = match &pending_grant {
             Some(pending_grant) => {
                 self.memory.make_known(active, pending_grant.caller(), account, &self.clock, head, response)
@@ -248,7 +250,9 @@ impl Forwarder {
             self.fetcher.signature_ended(key_permit, outcome, is_accepted, &active.catalogue, &self.observer);
         }
         if let Some(pending_grant) = pending_grant.filter(denies) {
-            pending_grant.refused(RefusedBy::of(&beginning), None, self.clock.now());
+            let by = RefusedBy::of(&beginning);
+            refusal.into_iter().for_each(|refusal| refusal.decide(by));
+            pending_grant.refused(by, None, self.clock.now());
         }
         Ok(response)
     }

@@ -81,7 +81,7 @@ impl Drop for PendingInvalidation {
     fn drop(&mut self) {
         if !self.is_error {
             // First: a look-up that begins later must not find what is invalidated.
-            self.memory.second_tier.iter().for_each(|tier| tier.void_scope(&self.scope));
+            self.memory.second_tier.iter().for_each(|tier| tier.invalidated(&self.scope));
             self.memory.store.invalidate(&self.scope, self.at);
             tracing::debug!(
                 operation = &*self.scope.operation().name,

@@ -7,9 +7,10 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
+use crate::cache::second_tier::{NoticeKind, RecordKind};
 use crate::catalogue::{QuotaPolicy, Service};
 use crate::clock::Clock;
-use crate::fleet::{Fault, LookUpResult, StoreResult, Watcher};
+use crate::fleet::{Fault, LookUpResult, StoreResult, TellResult, Watcher};
 use crate::request::digest::Digests;
 use crate::request::key::Scope;
 use crate::telemetry::events::{Event, Events, NewEvent};
@@ -123,8 +124,18 @@ impl Watcher for Observer {
         self.metrics.fleet_looked_up(result, took);
     }
 
-    fn stored(&self, result: StoreResult) {
-        self.metrics.fleet_stored(result);
+    fn stored(&self, kind: RecordKind, result: StoreResult) {
+        self.metrics.fleet_stored(kind, result);
+    }
+
+    fn told(&self, kind: NoticeKind, result: TellResult) {
+        self.metrics.fleet_told(kind, result);
+    }
+
+    fn missed(&self) {
+        self.metrics.fleet_missed();
+        let what = "notices of other gateways were lost: all entries were removed, and all callers are proved again";
+        self.record_event(NewEvent::new(Event::FleetMissed, what));
     }
 
     fn faulted(&self, fault: Fault) {

@@ -10,6 +10,7 @@ use http::header::{AUTHORIZATION, DATE, ETAG, Entry as Field};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::CacheRequest;
+use super::denial::UnreadRefusal;
 use super::fetch_result::FetchedResponse;
 use super::hint::Hint;
 use super::memory::Memory;
@@ -19,9 +20,9 @@ use crate::cache::backoffs::{self, BackoffCause};
 use crate::cache::divergence::{Digest, Observation};
 use crate::cache::entry::{Entry, EntryBuilder};
 use crate::cache::freshness::{Freshness, FreshnessInfo, Lifetime};
-use crate::cache::grants::{CallerScope, GrantState, HadGrants, PendingGrant, Proof, RefusedBy, RenewalResult};
+use crate::cache::grants::{CallerScope, GrantState, PendingGrant, Proof, RefusedBy, RenewalResult};
 use crate::cache::lifetime::{self, ResponseTimes};
-use crate::cache::store::{CacheKey, Epoch, PrivateExtent};
+use crate::cache::store::{CacheKey, Epoch, PrivateExtent, PrivateName};
 use crate::cache::unstorable::Unstorable;
 use crate::catalogue::Operation;
 use crate::request::caller::X_AUTH_TOKEN;
@@ -61,6 +62,7 @@ impl EndedCall<'_> {
         pending_grant: PendingGrant,
         mut response: Response<Bytes>,
         upstream_status: StatusCode,
+        refusal: Option<UnreadRefusal<'_>>,
     ) -> FetchedResponse {
         let times = self.times;
         // RFC 9110 §6.6.1: a response without `Date` gets the time at which it was received.
@@ -107,9 +109,11 @@ impl EndedCall<'_> {
             Verdict::InvalidBody(reason) => Some(self.mark_uncacheable(reason)),
             // The grant ended when the head was read (`apply_denial`).
             Verdict::Denial => {
+                let by = RefusedBy::of(response.body());
+                refusal.into_iter().for_each(|refusal| refusal.decide(by));
                 let may_store = !lifetime::forbids_storing(response.headers());
                 let refusal = may_store.then(|| Entry::new_private(&response, freshness_info));
-                pending_grant.refused(RefusedBy::of(response.body()), refusal, times.received);
+                pending_grant.refused(by, refusal, times.received);
                 Some(Unstorable::Denied)
             }
             Verdict::Negative => self.store_negative(&response),
@@ -177,10 +181,9 @@ impl EndedCall<'_> {
         };
         let what = format!("{why}: {what}. Set sharing = \"caller\" for the operation if this is intended");
         self.observer.record_event(NewEvent::new(Event::PrivateScope, what).in_scope(Some(scope)));
-        // Other gateways may not know yet. They get no shared record of ours.
         self.memory.second_tier.iter().for_each(|tier| match extent {
-            PrivateExtent::Scope => tier.void_scope(scope),
-            PrivateExtent::Operation => tier.void_operation(scope.operation()),
+            PrivateExtent::Scope => tier.private(&PrivateName::Scope(scope.clone())),
+            PrivateExtent::Operation => tier.private(&PrivateName::Operation(Arc::clone(scope.operation()))),
         });
     }
 
@@ -205,7 +208,15 @@ impl EndedCall<'_> {
     }
 
     /// Applies what a failed call changes. It has no complete response.
-    pub(super) fn settle_failure(&self, pending_grant: PendingGrant, error: &UpstreamError, is_external: bool) {
+    pub(super) fn settle_failure(
+        &self,
+        pending_grant: PendingGrant,
+        error: &UpstreamError,
+        is_external: bool,
+        refusal: Option<UnreadRefusal<'_>>,
+    ) {
+        // Without a body it counts as a refusal of the credential.
+        drop(refusal);
         match error {
             UpstreamError::RefusalIncomplete(_) => {
                 pending_grant.refused(RefusedBy::ApiGateway, None, self.times.received);
@@ -303,22 +314,6 @@ pub(super) fn end_renewal(
     if !is_proved {
         memory.grants.renewal_failed(caller_scope, retry_after, now);
     }
-}
-
-/// Applies what a 401 or 403 changes as soon as its head has been read. Returns which grants the caller had.
-pub(super) fn apply_denial(
-    memory: &Memory,
-    observer: &Observer,
-    pending_grant: &mut PendingGrant,
-    status: StatusCode,
-) -> HadGrants {
-    observer.metrics.denial("upstream");
-    observer
-        .record_event(NewEvent::new(Event::Denial, "upstream refused a credential").in_scope(pending_grant.scope()));
-    if status == StatusCode::UNAUTHORIZED {
-        memory.known_callers.refused(&pending_grant.caller());
-    }
-    pending_grant.denied(status)
 }
 
 /// The role of a request header that is named in `Vary`.

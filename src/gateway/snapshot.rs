@@ -17,11 +17,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use super::memory::Memory;
+use super::scope_record::{ScopeRecord, operation_meaning, scope_meaning};
 use crate::cache::freshness::Lifetime;
 use crate::cache::grants::{CallerScope, RestoredProof};
-use crate::cache::record::{self, scope_digest};
-use crate::cache::store::{CacheKey, PrivateName};
-use crate::catalogue::{Catalogue, Operation};
+use crate::cache::record;
+use crate::cache::store::{CacheKey, Epoch, PrivateName};
+use crate::catalogue::Catalogue;
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::random::Random;
@@ -63,15 +64,6 @@ enum Record<'a> {
     Proofs(Vec<ProofRecord<'a>>),
     #[serde(borrow)]
     Entry(StoredRecord<'a>),
-}
-
-#[derive(Serialize, Deserialize)]
-struct ScopeRecord<'a> {
-    /// The path of the scope. Or the name of an operation, whose scopes are all private.
-    place: &'a str,
-    is_operation: bool,
-    /// A digest of what it means.
-    meaning: [u8; 32],
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,9 +136,9 @@ impl Snapshot {
         add(&Record::Written { version: VERSION, at })?;
         for private in memory.store.private() {
             add(&Record::Private(match &private {
-                PrivateName::Scope(scope) => ScopeRecord::new(scope, scope_digest(scope)),
+                PrivateName::Scope(scope) => ScopeRecord::new(scope, scope_meaning(scope)),
                 PrivateName::Operation(operation) => {
-                    ScopeRecord { place: &operation.name, is_operation: true, meaning: operation_meaning(operation) }
+                    ScopeRecord::of_operation(&operation.name, operation_meaning(operation))
                 }
             }))?;
         }
@@ -156,7 +148,7 @@ impl Snapshot {
         memory.grants.visit_proofs(now, |proofs| {
             let record = |proof: &'_ RestoredProof| {
                 let CallerScope { caller, scope } = &proof.caller_scope;
-                let meaning = *meanings.entry(scope.clone()).or_insert_with(|| scope_digest(scope));
+                let meaning = *meanings.entry(scope.clone()).or_insert_with(|| scope_meaning(scope));
                 (caller.to_sealed(), meaning, before(proof.proved), proof.covers_until.map(before))
             };
             let found: Vec<_> = proofs.iter().map(record).collect();
@@ -198,29 +190,6 @@ impl<'a> StoredRecord<'a> {
     }
 }
 
-impl<'a> ScopeRecord<'a> {
-    fn new(scope: &'a Scope, meaning: [u8; 32]) -> Self {
-        Self { place: scope.path(), is_operation: false, meaning }
-    }
-
-    /// `None` if there is no such scope any more.
-    fn scope(&self, catalogue: &Catalogue) -> Option<Scope> {
-        record::find_scope(catalogue, self.place, &self.meaning).filter(|_| !self.is_operation)
-    }
-
-    fn private(&self, catalogue: &Catalogue) -> Option<PrivateName> {
-        if !self.is_operation {
-            return self.scope(catalogue).map(PrivateName::Scope);
-        }
-        let operation = catalogue.operations().iter().find(|operation| *operation.name == *self.place)?;
-        (operation_meaning(operation) == self.meaning).then(|| PrivateName::Operation(Arc::clone(operation)))
-    }
-}
-
-fn operation_meaning(operation: &Operation) -> [u8; 32] {
-    *blake3::hash(operation.meaning().as_bytes()).as_bytes()
-}
-
 /// Restores records in their order.
 struct Restorer<'m> {
     memory: &'m Memory,
@@ -228,6 +197,8 @@ struct Restorer<'m> {
     digests: &'m Digests,
     now: Instant,
     moment: Moment,
+    /// Entries are restored only while there is no purge.
+    epoch: Epoch,
     /// When the snapshot was written, by the clock of this process.
     written: Option<Instant>,
     proofs: Vec<RestoredProof>,
@@ -288,7 +259,7 @@ impl Restorer<'_> {
                 let (builder, observations) = record::decode(&record, &key, UNLIMITED, written)?;
                 let copy = (builder.with_key_digest(self.digests.of_key(&key)), observations);
                 let (key, owner) = (Arc::new(key), owner.map(Caller::from_sealed));
-                let is_stored = memory.store.insert_copy((&key, owner), copy, memory.store.epoch());
+                let is_stored = memory.store.insert_copy((&key, owner), copy, self.epoch);
                 self.restored.entries += usize::from(is_stored);
             }
         }

@@ -1,17 +1,29 @@
-//! The second tier as a part of memory: what is where, how it is sealed, and what becomes void. `second_tier.rs` uses it
-//! in a fetch.
+//! The second tier as a part of memory: what is where, how it is sealed, and what all gateways are told. `second_tier.rs`
+//! uses it in a fetch.
+//!
+//! Each notice voids one set of records: the entries that one purge can select, that are in one scope, or that are private,
+//! and the grants of one caller in a scope or a service. So a notice about one set never hides an earlier one about another.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::hint::Hint;
+use super::message::Message;
+use super::scope_record::{ScopeRecord, operation_meaning, scope_meaning};
+use crate::cache::grants::CallerScope;
 use crate::cache::record;
-use crate::cache::second_tier::{Name, Order, Place, SecondTier, Voided};
-use crate::cache::store::PurgeSelection;
-use crate::catalogue::Operation;
+use crate::cache::second_tier::{Name, Notice, NoticeKind, Order, Place, SecondTier};
+use crate::cache::store::{PrivateName, PurgeSelection};
+use crate::catalogue::{Operation, Origin, Service};
 use crate::clock::Moment;
+use crate::config::fleet::FleetConfig;
+use crate::fleet::{Extent, FleetSecret};
+use crate::random::Random;
+use crate::request::caller::Caller;
 use crate::request::key::{RequestKey, Scope};
 use crate::seal::{Sealer, Unreadable};
 
@@ -21,8 +33,25 @@ pub(super) const LONGEST_LOOK_UP: Duration = Duration::from_millis(8);
 /// A second tier, and the key to its records.
 pub(super) struct Tier {
     pub(super) store: Arc<dyn SecondTier>,
-    pub(super) sealer: Arc<Sealer>,
+    pub(super) names: Names,
     pub(super) time_limit: Duration,
+    /// Whether proofs are shared, too.
+    pub(super) shares_grants: bool,
+}
+
+/// The names of records and sets, and the key to what is sealed.
+#[derive(Clone)]
+pub(super) struct Names {
+    pub(super) sealer: Arc<Sealer>,
+}
+
+/// Who has sent a 401 or 403.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DeniedBy {
+    Upstream,
+    /// Something between this gateway and upstream. Other gateways may reach upstream without it, so they keep their grants.
+    /// But no gateway gives a grant by an older proof any more.
+    Intermediary,
 }
 
 /// When a record was written.
@@ -34,53 +63,229 @@ pub(super) struct Written {
 }
 
 impl Tier {
-    /// Makes the records void that a purge selects, or more. To be called before the purge.
-    pub(super) fn purge(&self, selection: &PurgeSelection) {
-        let PurgeSelection { operation, project_id, query: _ } = selection;
-        self.store.void(match (operation, project_id) {
-            (_, Some(project_id)) => Voided::Set(self.project(project_id)),
-            (Some(operation), None) => Voided::Set(self.operation(operation)),
-            (None, None) => Voided::Everything,
-        });
+    /// Tells all gateways of a purge. To be called before the purge.
+    pub(super) fn purged(&self, selection: &PurgeSelection) {
+        let (set, message) = (self.names.selection(selection), Message::Purged(selection.into()));
+        self.tell(set, NoticeKind::Entries, &message, Box::default());
     }
 
-    /// Makes the records of a scope void.
-    pub(super) fn void_scope(&self, scope: &Scope) {
-        self.store.void(Voided::Set(self.scope(scope)));
+    /// Tells all gateways that the entries of a scope must be validated.
+    pub(super) fn invalidated(&self, scope: &Scope) {
+        let message = Message::Invalidated(ScopeRecord::new(scope, scope_meaning(scope)));
+        self.tell(self.names.scope(scope), NoticeKind::Entries, &message, Box::default());
     }
 
-    /// Makes the records of an operation void.
-    pub(super) fn void_operation(&self, operation: &Operation) {
-        self.store.void(Voided::Set(self.operation(&operation.name)));
+    /// Tells all gateways that callers do not share responses any more.
+    pub(super) fn private(&self, name: &PrivateName) {
+        let (set, record) = match name {
+            PrivateName::Scope(scope) => {
+                (self.names.private_scope(scope), ScopeRecord::new(scope, scope_meaning(scope)))
+            }
+            PrivateName::Operation(operation) => (
+                self.names.private_operation(operation),
+                ScopeRecord::of_operation(&operation.name, operation_meaning(operation)),
+            ),
+        };
+        self.tell(set, NoticeKind::Entries, &Message::Private(record), Box::default());
+    }
+
+    /// Tells all gateways that a caller was denied in a scope. If it is not known here, only if another one knows it.
+    pub(super) fn denied(&self, caller_scope: &CallerScope, is_known: bool, by: DeniedBy) {
+        let CallerScope { caller, scope } = caller_scope;
+        let message = match by {
+            DeniedBy::Upstream => {
+                let scope = ScopeRecord::new(scope, scope_meaning(scope));
+                Message::Denied { caller: caller.to_sealed(), scope }
+            }
+            DeniedBy::Intermediary => Message::EngineVoid,
+        };
+        let known: &[Name] = if is_known { &[] } else { &[self.names.grant(caller_scope)] };
+        self.tell(self.names.denied(caller_scope), NoticeKind::Grants, &message, known.into());
+    }
+
+    /// Tells all gateways that the credential of a caller was refused. If it is not known here, only if another one knows it.
+    pub(super) fn refused(&self, caller: Caller, (service, origin): (Service, &Origin), is_known: bool, by: DeniedBy) {
+        let service = service_name(service, origin);
+        let message = match by {
+            DeniedBy::Upstream => Message::Refused { caller: caller.to_sealed(), service: &service },
+            DeniedBy::Intermediary => Message::EngineVoid,
+        };
+        let known: &[Name] = if is_known { &[] } else { &[self.names.marker(caller, &service)] };
+        self.tell(self.names.refused(caller, &service), NoticeKind::Grants, &message, known.into());
+    }
+
+    fn tell(&self, set: Name, kind: NoticeKind, message: &Message<'_>, if_known: Box<[Name]>) {
+        if kind != NoticeKind::Grants || self.shares_grants {
+            self.store.tell(self.names.notice(Some(set), kind, message, if_known));
+        }
     }
 
     pub(super) fn place(&self, key: &RequestKey) -> Place {
+        self.names.entry_place(key)
+    }
+}
+
+impl Names {
+    /// # Errors
+    /// If the system has no randomness.
+    pub(super) fn new(config: &FleetConfig, random: &Random) -> io::Result<Self> {
+        Ok(Self { sealer: Arc::new(Sealer::new(config.secret.as_bytes(), &[], random)?) })
+    }
+
+    /// What the engine's part needs of it.
+    pub(super) fn fleet_secret(self) -> FleetSecret {
+        FleetSecret {
+            id: self.sealer.name("fleet", b""),
+            everything: Box::new(move |kind, extent| self.everything(kind, extent)),
+        }
+    }
+
+    /// A notice that voids everything of a kind.
+    fn everything(&self, kind: NoticeKind, extent: Extent) -> Notice {
+        let message = match (extent, kind) {
+            (Extent::Engine, _) => Message::EngineVoid,
+            (Extent::Gateways, NoticeKind::Grants) => Message::AllGrants,
+            (Extent::Gateways, NoticeKind::Entries | NoticeKind::Hint) => Message::AllEntries,
+        };
+        self.notice(Some(self.all(kind)), kind, &message, Box::default())
+    }
+
+    /// A hint for all gateways.
+    pub(super) fn hint(&self, hint: Hint) -> Notice {
+        self.notice(None, NoticeKind::Hint, &Message::Hint(hint), Box::default())
+    }
+
+    /// A notice. If it cannot be sealed, no gateway can read it, and so each of them takes everything for void.
+    fn notice(&self, voids: Option<Name>, kind: NoticeKind, message: &Message<'_>, if_known: Box<[Name]>) -> Notice {
+        let content = message.encode().unwrap_or_default();
+        let sealed = self.sealer.seal(&notice_context(voids), &content).unwrap_or_default();
+        Notice { voids, kind, sealed: sealed.into(), if_known }
+    }
+
+    pub(super) fn open_notice<'n>(&self, voids: Option<Name>, sealed: &'n mut [u8]) -> Result<&'n [u8], Unreadable> {
+        self.sealer.open(&notice_context(voids), sealed).map(|content| &*content)
+    }
+
+    /// The place of an entry. Its sets are what a purge can select, its scope, and what can become private.
+    pub(super) fn entry_place(&self, key: &RequestKey) -> Place {
         let scope = key.scope();
-        let sets = [self.operation(&scope.operation().name), self.project(scope.project_id()), self.scope(scope)];
+        let (operation, project_id) = (&*scope.operation().name, scope.project_id());
+        let selection = |operation: Option<&str>, project_id: Option<&str>, query: Option<&str>| {
+            self.selection(&PurgeSelection {
+                operation: operation.map(str::to_owned),
+                project_id: project_id.map(str::to_owned),
+                query: query.map(str::to_owned),
+            })
+        };
+        let query = Some(key.query());
+        let sets = Box::new([
+            self.all(NoticeKind::Entries),
+            selection(Some(operation), None, None),
+            selection(Some(operation), None, query),
+            selection(None, Some(project_id), None),
+            selection(Some(operation), Some(project_id), None),
+            selection(Some(operation), Some(project_id), query),
+            self.scope(scope),
+            self.private_scope(scope),
+            self.private_operation(scope.operation()),
+        ]);
         Place { record: self.sealer.name("entry", &record::name(key)), sets }
     }
 
-    fn operation(&self, name: &str) -> Name {
-        self.sealer.name("operation", name.as_bytes())
+    /// The place of a grant.
+    pub(super) fn grant_place(&self, caller_scope: &CallerScope) -> Place {
+        let CallerScope { caller, scope } = caller_scope;
+        let refused = self.refused(*caller, &service_of(scope));
+        let sets = Box::new([self.all(NoticeKind::Grants), self.denied(caller_scope), refused]);
+        Place { record: self.grant(caller_scope), sets }
     }
 
-    fn project(&self, project_id: &str) -> Name {
-        self.sealer.name("project", project_id.as_bytes())
+    /// A name that exists if a gateway has a grant of the caller in the service.
+    pub(super) fn marker(&self, caller: Caller, service: &str) -> Name {
+        self.sealer.name("known in", &of_service(caller, service))
+    }
+
+    fn all(&self, kind: NoticeKind) -> Name {
+        self.sealer.name("all", if kind == NoticeKind::Grants { b"grants" } else { b"entries" })
+    }
+
+    fn selection(&self, PurgeSelection { operation, project_id, query }: &PurgeSelection) -> Name {
+        if (operation, project_id, query) == (&None, &None, &None) {
+            return self.all(NoticeKind::Entries);
+        }
+        let part = |part: &Option<String>| match part {
+            Some(text) => [&[1][..], &(text.len() as u64).to_le_bytes(), text.as_bytes()].concat(),
+            None => vec![0],
+        };
+        self.sealer.name("purge", &[part(operation), part(project_id), part(query)].concat())
     }
 
     fn scope(&self, scope: &Scope) -> Name {
         self.sealer.name("scope", &record::scope_name(scope))
     }
 
-    pub(super) fn open(&self, key: &RequestKey, order: Order, sealed: &Bytes) -> Result<(Written, Bytes), Unreadable> {
+    fn private_scope(&self, scope: &Scope) -> Name {
+        self.sealer.name("private scope", &record::scope_name(scope))
+    }
+
+    fn private_operation(&self, operation: &Operation) -> Name {
+        self.sealer.name("private operation", operation.meaning().as_bytes())
+    }
+
+    fn grant(&self, caller_scope: &CallerScope) -> Name {
+        self.sealer.name("grant", &in_scope(caller_scope))
+    }
+
+    fn denied(&self, caller_scope: &CallerScope) -> Name {
+        self.sealer.name("denied", &in_scope(caller_scope))
+    }
+
+    fn refused(&self, caller: Caller, service: &str) -> Name {
+        self.sealer.name("refused", &of_service(caller, service))
+    }
+
+    /// Opens a record.
+    pub(super) fn open(&self, context: &[u8], sealed: &Bytes) -> Result<(Written, Bytes), Unreadable> {
         let mut sealed = sealed.to_vec();
-        let content = self.sealer.open(&context(key, order), &mut sealed)?;
+        let content = self.sealer.open(context, &mut sealed)?;
         let (written, record) = postcard::take_from_bytes(content).map_err(|_| Unreadable::Damaged)?;
         Ok((written, Bytes::copy_from_slice(record)))
     }
+
+    /// Seals a record.
+    pub(super) fn seal(&self, context: &[u8], written: &Written, record: &[u8]) -> Option<Bytes> {
+        let content = postcard::to_extend(written, Vec::with_capacity(record.len() + 64)).ok()?;
+        self.sealer.seal(context, &[&content, record].concat()).map(Bytes::from)
+    }
+}
+
+fn in_scope(CallerScope { caller, scope }: &CallerScope) -> Vec<u8> {
+    [&caller.to_sealed()[..], &record::scope_name(scope)].concat()
+}
+
+fn of_service(caller: Caller, service: &str) -> Vec<u8> {
+    [&caller.to_sealed()[..], service.as_bytes()].concat()
+}
+
+/// A service, and where it is: the name for all gateways.
+pub(super) fn service_name(service: Service, origin: &Origin) -> String {
+    format!("{} {origin}", service.as_str())
+}
+
+pub(super) fn service_of(scope: &Scope) -> String {
+    service_name(scope.operation().service, scope.origin())
 }
 
 /// What a record is, and where it belongs.
-pub(super) fn context(key: &RequestKey, Order { incarnation, number }: Order) -> Vec<u8> {
+pub(super) fn entry_context(key: &RequestKey, Order { incarnation, number }: Order) -> Vec<u8> {
     [&b"entry"[..], &incarnation, &number.to_le_bytes(), &record::name(key)].concat()
+}
+
+/// The same for a grant.
+pub(super) fn grant_context(caller_scope: &CallerScope, Order { incarnation, number }: Order) -> Vec<u8> {
+    [&b"grant"[..], &incarnation, &number.to_le_bytes(), &in_scope(caller_scope)].concat()
+}
+
+fn notice_context(voids: Option<Name>) -> Vec<u8> {
+    [&b"notice"[..], voids.as_ref().map_or(&[][..], |set| &set[..])].concat()
 }

@@ -60,6 +60,8 @@ pub enum Event {
     Fleet,
     /// The engine that gateways share is not in use.
     FleetLost,
+    /// Notices of other gateways were lost.
+    FleetMissed,
     /// Other settings are in force.
     Reload,
     /// The configuration was read again and has a mistake.

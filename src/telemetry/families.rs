@@ -2,7 +2,7 @@
 
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use strum::VariantArray;
 
@@ -60,6 +60,12 @@ impl Family for IntGauge {
     }
 }
 
+impl Family for Gauge {
+    fn create(opts: Opts, _: &[&str]) -> prometheus::Result<Self> {
+        Self::with_opts(opts)
+    }
+}
+
 impl Family for IntCounterVec {
     fn create(opts: Opts, labels: &[&str]) -> prometheus::Result<Self> {
         Self::new(opts, labels)
@@ -103,4 +109,13 @@ pub(super) fn start_at_zero<'v, B: MetricVecBuilder>(
 /// The values of a label that are the names of an enum's variants.
 pub(super) fn each<E: VariantArray + Copy + Into<&'static str>>() -> impl Iterator<Item = [&'static str; 1]> {
     E::VARIANTS.iter().map(|&variant| [variant.into()])
+}
+
+/// The pairs of values of two labels that are the names of two enums' variants.
+pub(super) fn pairs<A, B>() -> impl Iterator<Item = [&'static str; 2]>
+where
+    A: VariantArray + Copy + Into<&'static str>,
+    B: VariantArray + Copy + Into<&'static str>,
+{
+    A::VARIANTS.iter().flat_map(|&first| B::VARIANTS.iter().map(move |&second| [first.into(), second.into()]))
 }

@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
+use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 use strum::{IntoStaticStr, VariantArray};
 
-use super::families::{each, families, start_at_zero};
-use super::outcome::{Outcome, SnapshotResult};
+use super::families::{each, families, pairs, start_at_zero};
+use super::outcome::{ClaimResult, Outcome, SnapshotResult};
 use super::status::status_label;
 use crate::cache::backoffs::BackoffCause;
 use crate::cache::grants::{Proof, RenewalResult};
 use crate::cache::miss::Miss;
+use crate::cache::second_tier::{NoticeKind, RecordKind};
 use crate::cache::unstorable::Unstorable;
 use crate::catalogue::{Operation, QuotaPolicy, Service};
-use crate::fleet::{Fault, LookUpResult, StoreResult};
+use crate::fleet::{Fault, LookUpResult, StoreResult, TellResult};
 use crate::request::BypassReason;
 use crate::seal::Unreadable;
 use crate::signing::ring::SignatureRejection;
@@ -230,8 +231,8 @@ families! {
     fleet_lookup_durations: HistogramVec = "workspace_gateway_fleet_lookup_seconds" ["result"],
         "How long look-ups in the engine took, in seconds, by result, without those that were skipped. A rise: the engine or the \
          network is slower. None takes much longer than fleet.budget.";
-    fleet_stores: IntCounterVec = "workspace_gateway_fleet_stores_total" ["result"] { each::<StoreResult>() },
-        "Records for the engine, by result. A rise of `failed`: the engine has no memory left, or lacks a right. Of \
+    fleet_stores: IntCounterVec = "workspace_gateway_fleet_stores_total" ["kind", "result"] { pairs::<RecordKind, StoreResult>() },
+        "Records for the engine, by kind and result. A rise of `failed`: the engine has no memory left, or lacks a right. Of \
          `too-large`: see fleet.max_body_size.";
     fleet_faults: IntCounterVec = "workspace_gateway_fleet_faults_total" ["cause"] { each::<Fault>() },
         "Faults of the engine, by cause. A rise of `full`: it has no memory left. Of `went-back`: it has lost data, and \
@@ -239,8 +240,23 @@ families! {
     fleet_lost: IntGauge = "workspace_gateway_fleet_lost" [],
         "1 while there is a fleet.engine and it is not in use, else 0. Anything but 0: this gateway works alone.";
     fleet_to_tell: IntGauge = "workspace_gateway_fleet_to_tell" [],
-        "Purges, invalidations and private scopes that the engine has not received. Until it has, nothing is looked up \
-         there. Anything but 0 for long: the engine is not in use.";
+        "Denials, purges, invalidations and private scopes that the engine has not received. Until it has, nothing that they \
+         concern is looked up there. Anything but 0 for long: other gateways do not know of them.";
+    fleet_in_sync: IntGauge = "workspace_gateway_fleet_in_sync" [],
+        "1 while this gateway knows what other gateways have told, else 0. 0 with a fleet.engine: it does not rely on what \
+         others have proved.";
+    fleet_sync_age: Gauge = "workspace_gateway_fleet_sync_age_seconds" [],
+        "For how long this gateway has not been in sync with the fleet, in seconds. 0 in sync, and without a fleet.";
+    fleet_told: IntCounterVec = "workspace_gateway_fleet_told_total" ["kind", "result"]
+        { pairs::<NoticeKind, TellResult>() },
+        "Notices for other gateways, by kind and result. A rise of `failed`: the engine has no memory left, or lacks a \
+         right. Of `stranger`: unknown credentials are refused, which concerns no other gateway.";
+    fleet_missed: IntCounter = "workspace_gateway_fleet_missed_total" [],
+        "How often notices of other gateways were lost. Each time all entries are removed and all grants count as lapsed. \
+         A rise: the engine evicts its keys, or another release or program writes there.";
+    fleet_claims: IntCounterVec = "workspace_gateway_fleet_claims_total" ["result"] { each::<ClaimResult>() },
+        "Calls that the gateways of a fleet make for each other, by what became of them here. A rise of \
+         `took-over`: gateways stop or hang during calls. Of `alone`: the engine is not in use.";
     unreadable_records: IntCounterVec = "workspace_gateway_unreadable_records_total" ["reason"]
         { each::<Unreadable>() },
         "Records of a snapshot or of a second tier that could not be opened, by reason. A rise of `damaged`: somebody \
@@ -358,24 +374,6 @@ impl Metrics {
     /// Counts an attempt to write the snapshot.
     pub(crate) fn snapshot(&self, result: SnapshotResult) {
         self.snapshot_writes.with_label_values(&[result.into_str()]).inc();
-    }
-
-    /// Counts a look-up in the engine.
-    pub(crate) fn fleet_looked_up(&self, result: LookUpResult, took: Duration) {
-        self.fleet_lookups.with_label_values(&[result.into_str()]).inc();
-        if result != LookUpResult::Skipped {
-            self.fleet_lookup_durations.with_label_values(&[result.into_str()]).observe(took.as_secs_f64());
-        }
-    }
-
-    /// Counts a record for the engine.
-    pub(crate) fn fleet_stored(&self, result: StoreResult) {
-        self.fleet_stores.with_label_values(&[result.into_str()]).inc();
-    }
-
-    /// Counts a link to the engine that has ended.
-    pub(crate) fn fleet_faulted(&self, fault: Fault) {
-        self.fleet_faults.with_label_values(&[fault.into_str()]).inc();
     }
 
     /// Counts a record that could not be opened.

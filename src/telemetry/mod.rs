@@ -8,6 +8,7 @@ pub(crate) mod calls;
 pub(crate) mod events;
 pub(crate) mod failures;
 mod families;
+mod fleet;
 pub(crate) mod health;
 pub(crate) mod hit_series;
 pub(crate) mod logs;

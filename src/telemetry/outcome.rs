@@ -49,6 +49,22 @@ pub enum SnapshotResult {
     Failed,
 }
 
+/// What has become of a call that gateways of a fleet make for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum ClaimResult {
+    /// This gateway has called upstream for all of them.
+    Led,
+    /// Another one had called upstream already, or has done so meanwhile.
+    Answered,
+    /// Another one has begun the call and has not ended it, so this one has called upstream.
+    TookOver,
+    /// Nobody waits for it any more, or nobody has waited for it here.
+    Dropped,
+    /// The call is not for others, or the engine is not in use.
+    Alone,
+}
+
 impl Outcome {
     /// Whether the response came from memory without waiting for a call. `Denied` does not count, although
     /// `Cache-Status` calls it a hit: one client that repeats a refused credential could be most of the hits.

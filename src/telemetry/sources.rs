@@ -23,8 +23,18 @@ pub struct InUse {
     /// Requests that wait for a flight that another one began.
     pub waiting: usize,
     pub is_bypassing: bool,
-    /// Whether the engine of a fleet is not in use, and how much it has to be told.
-    pub fleet: Option<(bool, usize)>,
+    pub fleet: Option<FleetGauges>,
+}
+
+/// The state of the engine of a fleet.
+pub struct FleetGauges {
+    /// Whether it is not in use.
+    pub is_lost: bool,
+    /// How many notices it has not received.
+    pub to_tell: usize,
+    pub is_in_sync: bool,
+    /// For how long this gateway has not been in sync.
+    pub sync_age: Duration,
 }
 
 /// The calls of one kind, of one class of callers, to one service at a moment. Several of these are added up.
@@ -68,9 +78,12 @@ impl Metrics {
             set(&metrics.grants, grants);
             set(&metrics.coalesced_waiters, waiting);
             set(&metrics.bypassing, u8::from(is_bypassing));
-            let (is_lost, to_tell) = fleet.unwrap_or_default();
-            set(&metrics.fleet_lost, u8::from(is_lost));
-            set(&metrics.fleet_to_tell, to_tell);
+            if let Some(FleetGauges { is_lost, to_tell, is_in_sync, sync_age }) = fleet {
+                set(&metrics.fleet_lost, u8::from(is_lost));
+                set(&metrics.fleet_to_tell, to_tell);
+                set(&metrics.fleet_in_sync, u8::from(is_in_sync));
+                metrics.fleet_sync_age.set(sync_age.as_secs_f64());
+            }
             raise(&metrics.log_lines_dropped, logs::dropped());
         });
     }

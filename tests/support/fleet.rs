@@ -2,18 +2,20 @@
 
 use http::StatusCode;
 use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::config::Config;
+use workspace_gateway::testing::server::{Inherited, Server};
 use workspace_gateway::testing::simulator::Simulator;
 
 use super::engine::Engine;
-use super::{HANG, PROJECT, PROOF, Reply, World, config};
+use super::{HANG, Http, PROJECT, PROOF, Reply, World, config};
 
 /// Two requests whose responses are shared.
 pub const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 pub const OTHER: &str = "/v2/PROJECT/products?os_type=Windows";
 /// Metrics.
 pub const LOST: &str = "workspace_gateway_fleet_lost";
-const STORED: &str = "workspace_gateway_fleet_stores_total{result=\"stored\"}";
+const STORED: &str = "workspace_gateway_fleet_stores_total{kind=\"entry\",result=\"stored\"}";
 pub const TO_TELL: &str = "workspace_gateway_fleet_to_tell";
 
 /// Settings of a fleet with this engine, and maybe more settings under `[fleet]`.
@@ -32,6 +34,15 @@ pub async fn gateway_of(simulator: &Simulator, settings: &str) -> World {
     let mut world = World::with_config(own, &patient(&workspace, &appstream, settings)).await;
     world.token = simulator.token(PROJECT);
     world
+}
+
+/// A gateway of the same fleet, with the same clock, upstream and caller. Its engine need not be in use yet.
+pub async fn gateway_beside(first: &World, settings: &str) -> World {
+    let (simulator, clock) = (first.simulator.clone(), first.clock.clone());
+    let [workspace, appstream] = Service::ALL.map(|service| simulator.url(service));
+    let config = patient(&workspace, &appstream, settings);
+    let server = Server::start_on(Inherited::default(), &config, Clock::Manual(clock.clone())).await.unwrap();
+    World { simulator, server, clock, token: first.token.clone(), http: Http::new() }
 }
 
 /// A configuration with which a request waits for the engine as long as a busy machine needs.

@@ -112,12 +112,4 @@ impl Grants {
             grant.basis = Basis::Lapsed { covers_until };
         }
     }
-
-    /// When the latest proof of this process or of another gateway was sent, on which the grant rests. The grant may be
-    /// too old. `None` if it was ended, is suspended, or has lapsed for another reason.
-    pub(crate) fn proved_at(&self, caller_scope: &CallerScope) -> Option<Instant> {
-        let mut tables = self.tables();
-        let grant = tables.grant(caller_scope).filter(|grant| !matches!(grant.basis, Basis::Lapsed { .. }));
-        grant.map(|grant| grant.proved)
-    }
 }

@@ -45,6 +45,10 @@ impl PendingGrant {
         self.caller
     }
 
+    pub(crate) fn service(&self) -> Service {
+        self.service
+    }
+
     /// Records a successful response. A call outside of all scopes proves nothing and returns [`Proof::Late`].
     pub(crate) fn proved(self, now: Instant) -> Proof {
         let Some(caller_scope) = self.caller_scope() else { return Proof::Late };

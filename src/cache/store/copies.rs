@@ -13,9 +13,10 @@ use crate::request::key::RequestKey;
 
 impl Store {
     /// Stores a response that another process has got: a shared one, or one of its `owner` in a private scope. Returns
-    /// whether it was stored. It is not stored if a newer response is known, or if its request was sent before the latest
-    /// purge (whatever that selected) or the latest invalidation of its scope. It does not count as an observation,
-    /// because no caller of this process got it. `observations` are those of the other process.
+    /// whether it was stored. It is not stored if a newer response is known, if there has been a purge since `epoch`, or if
+    /// its request was sent before the latest invalidation of its scope. Where it comes from, it must not be from before an
+    /// earlier purge. It does not count as an observation, because no caller of this process got it. `observations` are those
+    /// of the other process.
     pub(crate) fn insert_copy(
         &self,
         (key, owner): (&Arc<RequestKey>, Option<Caller>),
@@ -33,7 +34,6 @@ impl Store {
         let is_storable = is_for_owner
             && sharing.may_share(&cache_key, epoch)
             && (owner.is_some() || !builder.must_be_private())
-            && sharing.purged.is_none_or(|purged| builder.sent() > purged)
             && !sharing.invalidations.covers(key.scope(), builder.sent())
             && !is_outdated;
         if is_storable {
@@ -56,6 +56,15 @@ impl Store {
     /// The scopes and operations that have become private.
     pub(crate) fn private(&self) -> Vec<PrivateName> {
         self.read().private.names()
+    }
+
+    /// Makes a scope or an operation private that has become so in another process, and removes what was shared there.
+    pub(crate) fn told_private(&self, name: &PrivateName) {
+        self.restore_private(name);
+        self.remove_shared(|scope| match name {
+            PrivateName::Operation(operation) => scope.operation() == operation,
+            PrivateName::Scope(private) => scope == private,
+        });
     }
 
     /// Makes a scope or an operation private that was so in another process.

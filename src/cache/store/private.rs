@@ -24,6 +24,16 @@ pub(crate) enum PrivateExtent {
     Operation,
 }
 
+impl PrivateExtent {
+    /// Whether another scope has become private together with a scope.
+    pub(super) fn covers(self, scope: &Scope, other: &Scope) -> bool {
+        match self {
+            Self::Scope => other == scope,
+            Self::Operation => other.operation() == scope.operation(),
+        }
+    }
+}
+
 /// A scope or an operation that has become private.
 #[derive(Clone, Debug)]
 pub(crate) enum PrivateName {

@@ -236,8 +236,8 @@ fn a_copy_is_stored_only_if_it_is_newer_and_may_be_shared() {
     bench.store.purge(&PurgeSelection::default(), bench.start + 8 * SECOND);
     assert!(!bench.insert_copy("call began before the purge", 9, epoch));
     let epoch = bench.store.epoch();
-    assert!(!bench.insert_copy("sent before the purge", 8, epoch));
-    assert!(bench.insert_copy("sent after the purge", 9, epoch));
+    // Clocks of two machines do not show which of a call and a purge was first. Its source must know.
+    assert!(bench.insert_copy("looked up after the purge", 8, epoch));
     bench.store.make_private(bench.key.scope()).unwrap();
     assert!(!bench.insert_copy("shared elsewhere", 10, epoch));
 }

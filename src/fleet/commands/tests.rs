@@ -1,15 +1,22 @@
 //! What the replies of an engine mean, and which of them are no answers.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use redis::Value;
 
 use super::*;
+use crate::cache::second_tier::{LeaseState, LookedUp, Place};
 use crate::clock::Clock;
 
-const PLACE: Place = Place { record: [7; 16], sets: [[1; 16], [2; 16], [3; 16]] };
 const HERE: Incarnation = [9; 16];
 const NONCE: u64 = 42;
-const LOOK_UP: LookUp<'static> =
-    LookUp { place: &PLACE, wants_record: true, incarnation: HERE, nonce: NONCE, max_record: 100 };
+const FRESH: Fresh = Fresh { incarnation: HERE, nonce: NONCE };
+const LEASE_OF_ALL: Lease = Lease { name: [4; 16], holder: [5; 16] };
+
+fn place() -> Place {
+    Place { record: [7; 16], sets: Box::new([[0; 16], [1; 16], [2; 16], [3; 16]]) }
+}
 
 fn bulk(text: &[u8]) -> Value {
     Value::BulkString(text.to_vec())
@@ -19,9 +26,10 @@ fn record(incarnation: Incarnation, number: u64) -> Value {
     bulk(&[&incarnation[..], format!("{number:016}").as_bytes(), b"sealed"].concat())
 }
 
-/// All records, and the three sets of the place, are voided by these tickets.
+/// The sets of the place are voided by these tickets.
 fn control(voided: [Option<u64>; 4]) -> Value {
-    let voided = voided.map(|number| number.map_or(Value::Nil, |number| bulk(number.to_string().as_bytes())));
+    let voided = voided
+        .map(|number| number.map_or(Value::Nil, |number| bulk(format!("{number:016}0123456789abcdef").as_bytes())));
     Value::Array([bulk(&HERE)].into_iter().chain(voided).collect())
 }
 
@@ -37,21 +45,23 @@ fn error(text: &str) -> Value {
 }
 
 fn read(replies: Vec<Value>) -> Result<LookedUp, Fault> {
-    LOOK_UP.read(replies, Clock::System.now(), 3)
+    let places = [place()];
+    let look_up = LookUp { places: &places, wants_records: true, lease: None };
+    Wanted { look_up, lease: None, fresh: FRESH, max_record: 100 }.read(replies, Clock::System.now(), 3)
 }
 
 /// The number of the record that a look-up finds with this reply in place of another one.
 fn found(at: usize, reply: Value) -> Option<u64> {
     let mut replies = replies();
     replies[at] = reply;
-    read(replies).unwrap().record.map(|(order, _)| order.number)
+    read(replies).unwrap().records[0].as_ref().map(|(order, _)| order.number)
 }
 
 #[test]
 fn a_record_and_a_ticket_are_read() {
     let looked_up = read(replies()).unwrap();
     let ticket = looked_up.ticket.unwrap();
-    assert_eq!(looked_up.record, Some((Order { incarnation: HERE, number: 5 }, Bytes::from_static(b"sealed"))));
+    assert_eq!(looked_up.records, [Some((Order { incarnation: HERE, number: 5 }, Bytes::from_static(b"sealed")))]);
     assert_eq!((ticket.order, ticket.connection), (Order { incarnation: HERE, number: 8 }, 3));
     assert_eq!((looked_up.time, ticket.time), (Duration::from_millis(1_800_000_000_250), looked_up.time));
 }
@@ -82,7 +92,7 @@ fn an_engine_without_memory_gives_what_it_has() {
     let full = "OOM command not allowed when used memory > 'maxmemory'.";
     (replies[1], replies[3]) = (error(full), error(full));
     let looked_up = read(replies).unwrap();
-    assert!(looked_up.record.is_some() && looked_up.ticket.is_none());
+    assert!(looked_up.records[0].is_some() && looked_up.ticket.is_none());
     assert_eq!(found(0, error("WRONGTYPE Operation against a key")), None);
 }
 
@@ -131,4 +141,109 @@ fn a_ticket_that_does_not_fit_into_a_record_is_none() {
         replies[3] = Value::Int(number);
         assert!(read(replies).unwrap().ticket.is_none(), "{number}");
     }
+}
+
+#[test]
+fn a_lease_is_held_here_or_elsewhere_or_the_last_call_had_no_response_for_others() {
+    let places = [place()];
+    let look_up = LookUp { places: &places, wants_records: false, lease: Some(LEASE_OF_ALL.name) };
+    let wanted = Wanted { look_up, lease: Some(LEASE_OF_ALL), fresh: FRESH, max_record: 100 };
+    let full = || error("OOM command not allowed when used memory > 'maxmemory'.");
+    for (set, held, expected) in [
+        (Value::Okay, bulk(&[5; 16]), LeaseState::Held(LEASE_OF_ALL)),
+        (Value::Nil, bulk(&[6; 16]), LeaseState::Elsewhere),
+        (Value::Nil, Value::Nil, LeaseState::Elsewhere),
+        (Value::Nil, bulk(b"-"), LeaseState::Unshared),
+        (full(), Value::Nil, LeaseState::None),
+    ] {
+        let mut all = vec![set, held];
+        all.extend(replies().split_off(1));
+        let looked_up = wanted.read(all, Clock::System.now(), 3).unwrap();
+        assert_eq!((looked_up.lease, looked_up.records), (expected, vec![None]));
+    }
+}
+
+#[test]
+fn each_record_of_a_look_up_has_its_own_sets() {
+    let places = [place(), Place { record: [8; 16], sets: Box::new([[6; 16]]) }];
+    let look_up = LookUp { places: &places, wants_records: true, lease: None };
+    let wanted = Wanted { look_up, lease: None, fresh: FRESH, max_record: 100 };
+    let voided = |number: u64| bulk(format!("{number:016}").as_bytes());
+    for (sets, expected) in [
+        ([Value::Nil, Value::Nil, Value::Nil, Value::Nil, voided(6)], [true, false]),
+        ([Value::Nil, Value::Nil, Value::Nil, voided(6), Value::Nil], [false, true]),
+    ] {
+        let mut all = replies();
+        all.insert(1, record(HERE, 6));
+        all[3] = Value::Array([bulk(&HERE)].into_iter().chain(sets).collect());
+        let looked_up = wanted.read(all, Clock::System.now(), 3).unwrap();
+        assert_eq!(looked_up.records.iter().map(Option::is_some).collect::<Vec<_>>(), expected);
+    }
+}
+
+/// The replies of an engine to a poll: one notice of this incarnation, and one of an earlier one.
+fn polled() -> Vec<Value> {
+    let entry = |id: &[u8], incarnation: Incarnation, number: &[u8]| {
+        let fields = [b"i", &incarnation[..], b"n", number, b"t", b"12", b"s", &[b'a'; 32], b"m", b"sealed"];
+        Value::Array(vec![bulk(id), Value::Array(fields.map(bulk).to_vec())])
+    };
+    let log = Value::Array(vec![entry(b"1000-0", [1; 16], b"7"), entry(b"1000-1", HERE, b"3")]);
+    let role = Value::Array(vec![bulk(b"master"), Value::Int(0), Value::Array(Vec::new())]);
+    let control = Value::Array(vec![bulk(&HERE), bulk(b"3")]);
+    let time = Value::Array(vec![bulk(b"1800000000"), bulk(b"250000")]);
+    vec![role, Value::Int(0), control, log, Value::Int(9), time, bulk(NONCE.to_string().as_bytes())]
+}
+
+#[test]
+fn a_poll_reads_the_notices_of_the_incarnation() {
+    let poll = PollReplies { fresh: FRESH };
+    let read = poll.read(&polled()).unwrap();
+    let voids = Some([0xaa; 16]);
+    let entry = LogEntry {
+        incarnation: HERE,
+        number: 3,
+        ticket: 12,
+        voids,
+        sealed: Bytes::from_static(b"sealed"),
+        told_at: Duration::from_secs(1),
+    };
+    let next = Some("1000-2".to_owned());
+    assert_eq!(
+        read,
+        Polled {
+            incarnation: HERE,
+            last: 3,
+            entries: vec![entry],
+            time: Duration::from_millis(1_800_000_000_250),
+            next,
+            is_full: false
+        }
+    );
+}
+
+#[test]
+fn a_poll_whose_replies_are_none_or_that_could_not_write_is_a_fault() {
+    let poll = PollReplies { fresh: FRESH };
+    for (at, reply, expected) in [
+        (0, Value::Array(vec![bulk(b"slave")]), Fault::NotMaster),
+        (2, Value::Array(vec![Value::Nil, Value::Nil]), Fault::Reply),
+        (3, error("WRONGTYPE Operation against a key"), Fault::Error),
+        (4, error("OOM command not allowed"), Fault::Full),
+        (4, error("READONLY You can't write"), Fault::NotMaster),
+        (5, Value::Nil, Fault::Reply),
+        (6, bulk(b"41"), Fault::Reply),
+    ] {
+        let mut replies = polled();
+        replies[at] = reply;
+        assert_eq!(poll.read(&replies), Err(expected), "{at}");
+    }
+}
+
+#[test]
+fn a_told_notice_has_a_ticket() {
+    let told = |done, number| Value::Array(vec![Value::Int(done), Value::Int(number), bulk(&HERE)]);
+    assert_eq!(read_told(&told(1, 5)), Ok((true, Order { incarnation: HERE, number: 5 })));
+    assert_eq!(read_told(&told(0, 5)), Ok((false, Order { incarnation: HERE, number: 5 })));
+    assert_eq!(read_told(&told(2, 5)), Err(Fault::Reply));
+    assert_eq!(read_told(&error("OOM command not allowed")), Err(Fault::Full));
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 
 use super::{
     ProofRecord, Record, RestoredCounts, Restorer, ScopeRecord, StoredRecord, UNLIMITED, VERSION, operation_meaning,
-    scope_digest,
+    scope_meaning,
 };
 use crate::budget::Budget;
 use crate::cache::backoffs::Backoffs;
@@ -85,15 +85,11 @@ impl RecordReader {
         let records = [
             Record::Written { version: VERSION, at: self.moment },
             Record::Entry(StoredRecord::of(&self.key, None, &entry)),
-            Record::Private(ScopeRecord::new(scope, scope_digest(scope))),
-            Record::Private(ScopeRecord {
-                place: &operation.name,
-                is_operation: true,
-                meaning: operation_meaning(operation),
-            }),
+            Record::Private(ScopeRecord::new(scope, scope_meaning(scope))),
+            Record::Private(ScopeRecord::of_operation(&operation.name, operation_meaning(operation))),
             Record::Proofs(vec![ProofRecord {
                 caller,
-                scope: ScopeRecord::new(scope, scope_digest(scope)),
+                scope: ScopeRecord::new(scope, scope_meaning(scope)),
                 proved_before,
                 covers_until_before: None,
             }]),
@@ -117,6 +113,7 @@ impl RecordReader {
             digests: &self.digests,
             now: self.now,
             moment: self.moment,
+            epoch: memory.store.epoch(),
             written: None,
             proofs: Vec::new(),
             scopes: HashMap::new(),
@@ -130,13 +127,13 @@ impl RecordReader {
         let mut restored: Vec<_> = memory.store.entries().map(|(cache_key, _)| record::name(&cache_key.key)).collect();
         restored.extend(memory.store.private().iter().map(|private| {
             let hash = match private {
-                PrivateName::Scope(scope) => scope_digest(scope),
+                PrivateName::Scope(scope) => scope_meaning(scope),
                 PrivateName::Operation(operation) => operation_meaning(operation),
             };
             hash.to_vec()
         }));
         memory.grants.visit_proofs(self.now, |proofs| {
-            restored.extend(proofs.iter().map(|proof| scope_digest(&proof.caller_scope.scope).to_vec()));
+            restored.extend(proofs.iter().map(|proof| scope_meaning(&proof.caller_scope.scope).to_vec()));
         });
         restored
     }
@@ -178,7 +175,7 @@ mod tests {
         let records = reader.snapshot_records().unwrap();
         let (scope, name) = (reader.key.scope(), reader.key_name());
         let operation = operation_meaning(scope.operation()).to_vec();
-        let scope = scope_digest(scope).to_vec();
+        let scope = scope_meaning(scope).to_vec();
         assert_eq!(restore(&reader, &records[..2]), std::slice::from_ref(&name));
         assert_eq!(restore(&reader, &records[..3]), [name.clone(), scope.clone()]);
         // If the operation is private, so are its scopes. The entry of the owner comes besides the shared one.
@@ -195,7 +192,7 @@ mod tests {
             proved_before: Duration::from_secs(1),
             covers_until_before: None,
         };
-        let (valid, other) = (scope_digest(scope), [0; 32]);
+        let (valid, other) = (scope_meaning(scope), [0; 32]);
         for meanings in [[valid, other], [other, valid], [other, other]] {
             let proofs = (1..).zip(meanings).map(|(caller, meaning)| proof(caller, meaning)).collect();
             let records = [Record::Written { version: VERSION, at: reader.moment }, Record::Proofs(proofs)];

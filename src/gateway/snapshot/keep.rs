@@ -96,6 +96,7 @@ impl Gateway {
             digests: &self.observer.digests,
             now,
             moment,
+            epoch: self.memory.store.epoch(),
             written: None,
             proofs: Vec::new(),
             scopes: HashMap::new(),

@@ -140,7 +140,7 @@ impl Teller {
         };
         let (pending_grant, status) =
             (memory.grants.begin_call(request.lookup.caller_scope.clone(), now), response.status());
-        call.settle(pending_grant, response, status);
+        call.settle(pending_grant, response, status, None);
     }
 
     fn backs_off(&self, request: &CacheRequest) -> bool {

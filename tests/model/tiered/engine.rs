@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
-use workspace_gateway::testing::cache::second_tier::{LookedUp, Name, Order, Place, SecondTier, Ticket, Voided};
+use workspace_gateway::testing::cache::second_tier::{
+    Lease, LookUp, LookedUp, Name, NewRecord, Notice, Order, Place, SecondTier, Ticket,
+};
 use workspace_gateway::testing::clock::{Clock, ManualClock};
 
 use super::super::domain::Ms;
@@ -69,8 +71,8 @@ struct State {
     incarnation: u8,
     tickets: u64,
     connection: u64,
-    /// The last ticket at the time when a set became void. `None` is everything.
-    voided: HashMap<Option<Name>, u64>,
+    /// The last ticket at the time when a set became void.
+    voided: HashMap<Name, u64>,
     records: BTreeMap<Name, Record>,
     /// All that it was ever sent.
     history: Vec<Record>,
@@ -86,8 +88,7 @@ pub struct Engine {
 
 impl State {
     fn is_void(&self, place: &Place, order: Order) -> bool {
-        let sets = place.sets.iter().map(|set| Some(*set)).chain([None]);
-        let mut voided = sets.filter_map(|set| self.voided.get(&set));
+        let mut voided = place.sets.iter().filter_map(|set| self.voided.get(set));
         order.incarnation != [self.incarnation; 16] || voided.any(|last| *last >= order.number)
     }
 
@@ -101,13 +102,12 @@ impl State {
         }
     }
 
-    fn void(&mut self, voided: Voided) {
+    fn tell(&mut self, notice: &Notice) {
         self.tickets += 1;
-        let set = match voided {
-            Voided::Everything => None,
-            Voided::Set(name) => Some(name),
-        };
-        self.voided.insert(set, self.tickets);
+        let ticket = self.tickets;
+        if let Some(set) = notice.voids {
+            self.voided.insert(set, ticket);
+        }
     }
 
     /// A place that has a record.
@@ -219,7 +219,7 @@ pub struct Link {
     clock: ManualClock,
     is_dead: AtomicBool,
     /// What has become void and was not told to the engine yet.
-    to_tell: Mutex<Vec<Voided>>,
+    to_tell: Mutex<Vec<Notice>>,
 }
 
 impl Link {
@@ -240,8 +240,8 @@ impl Link {
 
     /// The engine answers again.
     pub fn tell(&self) {
-        let voided = std::mem::take(&mut *self.to_tell.lock().unwrap());
-        voided.into_iter().for_each(|voided| self.engine.state().void(voided));
+        let notices = std::mem::take(&mut *self.to_tell.lock().unwrap());
+        notices.iter().for_each(|notice| self.engine.state().tell(notice));
     }
 
     fn is_dead(&self) -> bool {
@@ -250,14 +250,10 @@ impl Link {
 }
 
 impl SecondTier for Link {
-    fn look_up<'a>(
-        &'a self,
-        place: &'a Place,
-        wants_record: bool,
-    ) -> Pin<Box<dyn Future<Output = Option<LookedUp>> + Send + 'a>> {
+    fn look_up<'a>(&'a self, look_up: LookUp<'a>) -> Pin<Box<dyn Future<Output = Option<LookedUp>> + Send + 'a>> {
         let mut state = self.engine.state();
         let at = milliseconds(Clock::System.timer_now() - self.engine.start);
-        if wants_record && !self.is_dead() {
+        for place in look_up.places.iter().filter(|_| look_up.wants_records && !self.is_dead()) {
             state.seen.asked.push(Asked { process: self.process, place: place.record, at });
         }
         if state.mode == Mode::Hangs {
@@ -271,32 +267,40 @@ impl SecondTier for Link {
         let time = Duration::from_millis((EPOCH + at).saturating_add_signed(state.moved));
         let drawn = Clock::Manual(self.clock.clone()).now();
         let ticket = Some(Ticket { order, time, drawn, connection: state.connection });
-        let found =
-            state.records.get(&place.record).filter(|record| wants_record && !state.is_void(place, record.label));
-        let found = found.cloned();
-        if let Some(Record { id, .. }) = found {
-            state.seen.given.push(Given { process: self.process, place: place.record, record: id, at });
+        let mut records = Vec::new();
+        for place in look_up.places {
+            let found = state.records.get(&place.record).cloned();
+            let found = found.filter(|record| look_up.wants_records && !state.is_void(place, record.label));
+            if let Some(Record { id, .. }) = found {
+                state.seen.given.push(Given { process: self.process, place: place.record, record: id, at });
+            }
+            records.push(found.map(|record| (record.label, record.sealed)));
         }
         let is_slow = state.mode == Mode::Slow;
-        let record = found.map(|record| (record.label, record.sealed));
         Box::pin(async move {
             if is_slow {
                 sleep(SLOW).await;
             }
-            Some(LookedUp { record, ticket, time })
+            Some(LookedUp { records, ticket, time, ..LookedUp::default() })
         })
     }
 
-    fn store(&self, place: &Place, ticket: &Ticket, sealed: Bytes, _: Duration) {
+    fn is_current(&self, _: &Place, _: Order, _: u64) -> bool {
+        true
+    }
+
+    fn release(&self, _: Lease, _: Option<Duration>) {}
+
+    fn store(&self, NewRecord { place, ticket, sealed, .. }: NewRecord) {
         let mut state = self.engine.state();
         let is_reached = matches!(state.mode, Mode::Well | Mode::Slow) && ticket.connection == state.connection;
         if !is_reached || self.is_dead() {
             return;
         }
-        let record =
-            Record { id: state.history.len(), place: *place, order: ticket.order, label: ticket.order, sealed };
+        let place_name = place.record;
+        let record = Record { id: state.history.len(), place, order: ticket.order, label: ticket.order, sealed };
         state.history.push(record.clone());
-        state.seen.stored.push((self.process, place.record, record.id));
+        state.seen.stored.push((self.process, place_name, record.id));
         if state.is_delaying {
             state.delayed.push(record);
         } else {
@@ -304,11 +308,11 @@ impl SecondTier for Link {
         }
     }
 
-    fn void(&self, voided: Voided) {
+    fn tell(&self, notice: Notice) {
         match self.engine.mode() {
             _ if self.is_dead() => {}
-            Mode::Well | Mode::Slow => self.engine.state().void(voided),
-            Mode::Away | Mode::Hangs => self.to_tell.lock().unwrap().push(voided),
+            Mode::Well | Mode::Slow => self.engine.state().tell(&notice),
+            Mode::Away | Mode::Hangs => self.to_tell.lock().unwrap().push(notice),
         }
     }
 }
