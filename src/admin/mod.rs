@@ -4,6 +4,7 @@
 mod document;
 mod entries;
 mod explain;
+mod fleet_status;
 mod guard;
 mod operator;
 mod probes;

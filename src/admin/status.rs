@@ -12,6 +12,7 @@ use prometheus::core::Collector;
 use serde::Serialize;
 use strum::VariantArray;
 
+use super::fleet_status::FleetSummary;
 use super::{Page, json};
 use crate::cache::staleness::{Answers, OperationStaleness, ProjectStaleness};
 use crate::catalogue::{Operation, QuotaPolicy, Service};
@@ -25,7 +26,7 @@ use crate::telemetry::savings::{RequestSeries, Savings};
 use crate::telemetry::series::{HistogramSnapshot, Series};
 
 /// Numbers by the value of one label.
-type Counts = BTreeMap<String, u64>;
+pub(super) type Counts = BTreeMap<String, u64>;
 
 #[derive(Serialize)]
 struct Status {
@@ -134,20 +135,6 @@ struct QuotaPolicySummary {
     wait_seconds: f64,
     refused_by_upstream: u64,
     refused_by_gateway: u64,
-}
-
-/// The engine that gateways share.
-#[derive(Serialize)]
-struct FleetSummary {
-    /// `in-use`, `slow`, `starting`, or why there is no connection.
-    state: &'static str,
-    /// Purges, invalidations and private scopes that it has not been told yet.
-    to_tell: u64,
-    lookups: Counts,
-    /// Of all look-ups since the start that were sent. `None` if there was none.
-    mean_lookup_seconds: Option<f64>,
-    stores: Counts,
-    faults: Counts,
 }
 
 /// What is held for clients, without the cache.
@@ -291,24 +278,12 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         upstream: active.catalogue().services().map(|service| upstream(gateway, &active, service)).collect(),
         quotas: gateway.limits().into_iter().flat_map(|(service, states)| quotas(service, states)).collect(),
         quota_policies: QuotaPolicy::VARIANTS.iter().map(|policy| quota_policy(metrics, policy.into_str())).collect(),
-        fleet: gateway.fleet_state().map(|state| fleet(metrics, state)),
+        fleet: gateway.fleet_state().map(|state| FleetSummary::of(metrics, state)),
         misses: by(&metrics.misses, "reason"),
         unstored: by(&metrics.unstored, "reason"),
         bypasses: by(&metrics.bypasses, "reason"),
         backoffs: by(&metrics.backoffs, "cause"),
         events: gateway.observer().events().recent().into_iter().map(event).collect(),
-    }
-}
-
-fn fleet(metrics: &Metrics, state: &'static str) -> FleetSummary {
-    let times = Series::of(&metrics.fleet_lookup_durations).histogram(&[], "result", |_| true);
-    FleetSummary {
-        state,
-        to_tell: gauge(&metrics.fleet_to_tell),
-        lookups: by(&metrics.fleet_lookups, "result"),
-        mean_lookup_seconds: (times.count > 0).then(|| times.sum / times.count as f64),
-        stores: by(&metrics.fleet_stores, "result"),
-        faults: by(&metrics.fleet_faults, "cause"),
     }
 }
 
@@ -340,11 +315,11 @@ fn quota_policy(metrics: &Metrics, policy: &'static str) -> (&'static str, Quota
     (policy, summary)
 }
 
-fn gauge(gauge: &IntGauge) -> u64 {
+pub(super) fn gauge(gauge: &IntGauge) -> u64 {
     u64::try_from(gauge.get()).unwrap_or(0)
 }
 
-fn by(family: &impl Collector, label: &str) -> Counts {
+pub(super) fn by(family: &impl Collector, label: &str) -> Counts {
     Series::of(family).by(label, &[])
 }
 

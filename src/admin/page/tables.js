@@ -45,10 +45,15 @@ function showFleet(fleet) {
     }
     const mean = fleet.mean_lookup_seconds;
     const time = mean === null ? "" : ` A look-up takes ${(mean * 1000).toFixed(2)} ms on average.`;
-    const told = fleet.to_tell === 0 ? "" : ` Not told yet: ${fleet.to_tell} (purges, invalidations and private scopes).`;
+    const told = fleet.to_tell === 0 ? "" : ` Not told yet: ${fleet.to_tell} (denials, purges, invalidations and private scopes).`;
+    const sync = fleet.in_sync
+        ? " In sync: what other gateways have proved counts here."
+        : ` Not in sync for ${Math.round(fleet.sync_age_seconds)} s: callers that only other gateways have proved are proved here again.`;
     const state = ENGINE_STATES[fleet.state] ?? `Not in use: ${fleet.state}. This gateway works alone.`;
-    say(byId("fleet-state"), state + time + told);
+    say(byId("fleet-state"), state + sync + time + told);
     tally(byId("fleet-lookups"), "fleet.lookups", counted(fleet.lookups, "record", "none"));
+    tally(byId("fleet-claims"), "fleet.claims", counted(fleet.claims, "led", "answered"));
+    tally(byId("fleet-told"), "fleet.told", counted(fleet.told, "told"));
     tally(byId("fleet-stores"), "fleet.stores", counted(fleet.stores, "stored"));
     tally(byId("fleet-faults"), "fleet.faults", counted(fleet.faults), "no fault");
 }
