@@ -40,6 +40,7 @@ mod fast_path_attacks;
 mod faults;
 mod fences;
 mod fleet;
+mod fleet_attacks;
 mod fleet_faults;
 mod fleet_grants;
 mod fleet_manifest;

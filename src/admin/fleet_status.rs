@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::status::{Counts, by, gauge};
+use super::counts::{Counts, by, gauge};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::series::Series;
 

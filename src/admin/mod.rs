@@ -1,6 +1,7 @@
 //! The two listeners beside the proxy: the metrics listener, for probes and Prometheus, and the admin listener, for the
 //! operator. The metrics listener must not show a secret or change anything, because everyone may use it.
 
+mod counts;
 mod document;
 mod entries;
 mod explain;

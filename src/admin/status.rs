@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use prometheus::IntGauge;
-use prometheus::core::Collector;
 use serde::Serialize;
 use strum::VariantArray;
 
+use super::counts::{Counts, by, gauge};
 use super::fleet_status::FleetSummary;
 use super::{Page, json};
 use crate::cache::staleness::{Answers, OperationStaleness, ProjectStaleness};
@@ -24,9 +23,6 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::savings::{RequestSeries, Savings};
 use crate::telemetry::series::{HistogramSnapshot, Series};
-
-/// Numbers by the value of one label.
-pub(super) type Counts = BTreeMap<String, u64>;
 
 #[derive(Serialize)]
 struct Status {
@@ -313,14 +309,6 @@ fn quota_policy(metrics: &Metrics, policy: &'static str) -> (&'static str, Quota
         refused_by_gateway: refusals.sum(&[("policy", policy), ("source", "gateway")]),
     };
     (policy, summary)
-}
-
-pub(super) fn gauge(gauge: &IntGauge) -> u64 {
-    u64::try_from(gauge.get()).unwrap_or(0)
-}
-
-pub(super) fn by(family: &impl Collector, label: &str) -> Counts {
-    Series::of(family).by(label, &[])
 }
 
 fn savings(series: &RequestSeries) -> SavingsSummary {
