@@ -83,7 +83,7 @@ async fn an_engine_that_went_back_in_time_is_void() {
         second.until_metric_over(&fault("went-back"), 0.0).await;
         second.until_metric(LOST, 0.0).await;
         second.until_metric(TO_TELL, 0.0).await;
-        assert_ne!(engine.run(&["--scan", "--pattern", "*:e:*"]).await, "", "the backup has the list");
+        assert_ne!(engine.run(&["--scan", "--pattern", "*:r:*"]).await, "", "the backup has the list");
         assert!(!is_from_fleet(&second.get(LIST).await));
     }
 }
@@ -186,10 +186,10 @@ async fn values_that_are_none_of_ours_are_misses() {
     let (first, second) = two_gateways_with_a_list(&engine).await;
     let other = "/v2/PROJECT/products?limit=7";
     store(&first, other).await;
-    let names = engine.run(&["--scan", "--pattern", "*:e:*"]).await;
+    let names = engine.run(&["--scan", "--pattern", "*:r:*"]).await;
     let names: Vec<&str> = names.lines().collect();
-    // Of the proof, and of the two lists.
-    assert_eq!(names.len(), 3, "{names:?}");
+    // The request that proves a caller, and two lists; and the proofs of two callers with their markers.
+    assert_eq!(names.len(), 3 + 2 * 2, "{names:?}");
     for (index, name) in names.iter().enumerate() {
         match index {
             0 => engine.run(&["SETRANGE", name, "100", "changed"]).await,
@@ -274,9 +274,9 @@ async fn fail_over_to_a_replica_that_was_behind(is_ahead: bool) {
     let (first, second) = two_gateways_with(&settings).await;
     second.get(PROOF).await;
     store(&first, LIST).await;
-    // That of the proof and that of the list.
-    let records = async || replica.run(&["--scan", "--pattern", "*:e:*"]).await.lines().count();
-    within(async { while records().await < 2 {} }).await;
+    // Those of the proof and of the list, and for each of the two callers its proof and a marker.
+    let records = async || replica.run(&["--scan", "--pattern", "*:r:*"]).await.lines().count();
+    within(async { while records().await < 6 {} }).await;
 
     // From here on the replica receives nothing.
     replica.signal("STOP");
@@ -292,7 +292,8 @@ async fn fail_over_to_a_replica_that_was_behind(is_ahead: bool) {
     replica.signal("CONT");
     assert_eq!(replica.run(&["REPLICAOF", "NO", "ONE"]).await, "OK");
     if is_ahead {
-        replica.run(&["HINCRBY", "wg1:{default}:c", "t", "1000"]).await;
+        let control = replica.run(&["--scan", "--pattern", "wg2:{default}:*:c"]).await;
+        replica.run(&["HINCRBY", &control, "t", "1000"]).await;
     }
     for world in [&first, &second] {
         ask_upstream(world, 1).await;
@@ -306,7 +307,7 @@ async fn fail_over_to_a_replica_that_was_behind(is_ahead: bool) {
     }
 
     assert_eq!(first.metric(&fault("went-back")) > 0.0, !is_ahead);
-    assert_eq!(records().await, 2);
+    assert_eq!(records().await, 6);
     for path in [LIST, OTHER] {
         let reply = second.get(path).await;
         assert!(reply.status() == StatusCode::OK && !is_from_fleet(&reply), "{path}: {}", reply.cache_status());

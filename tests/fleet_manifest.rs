@@ -79,10 +79,14 @@ async fn run(engine: &mut Engine, secrets: &Path, login: &[&str], command: &str)
 
 #[test]
 fn the_user_of_the_engine_has_the_rights_that_the_guide_names() {
-    let rights = |text: &str| -> String {
-        let (_, rights) = text.split_once("~wg1:*").unwrap();
-        rights.split(['\'', '\n']).next().unwrap().trim().to_owned()
-    };
-    let (_, guide) = include_str!("../deploy/fleet.md").split_once("ACL SETUSER gateway").unwrap();
-    assert_eq!(rights(include_str!("../deploy/README.md")), rights(guide));
+    let (_, of_manifest) = include_str!("../deploy/README.md").split_once("user gateway reset on #%s %s\\n'").unwrap();
+    let (_, of_manifest) = of_manifest.split_once("'~wg2:*").unwrap();
+    let of_manifest: Vec<&str> = of_manifest.split('\'').next().unwrap().split_whitespace().collect();
+    let commands = include_str!("../deploy/fleet.md").lines().map(str::trim);
+    let rights = commands.filter_map(|line| line.strip_prefix("ACL SETUSER gateway"));
+    let rights: Vec<&str> = rights
+        .map(|rights| rights.split_once("~wg2:*").map_or(rights, |(_, rights)| rights))
+        .flat_map(str::split_whitespace)
+        .collect();
+    assert_eq!(of_manifest, rights);
 }

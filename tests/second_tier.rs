@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::sync::mpsc::UnboundedReceiver;
 use workspace_gateway::testing::cache::second_tier::{
-    Lease, LookUp, LookedUp, Name, NewRecord, Notice, Order, Place, SecondTier, Ticket,
+    Lease, LookUp, LookedUp, Name, NewRecord, Notice, Order, Place, RecordKind, SecondTier, Ticket,
 };
 use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::{Clock, ManualClock};
@@ -40,11 +40,19 @@ struct MemoryTier {
 
 #[derive(Default)]
 struct State {
-    records: HashMap<Name, (Place, Order, Bytes)>,
+    records: HashMap<Name, Record>,
     voided: HashMap<Name, u64>,
     tickets: u64,
-    /// The look-ups that wanted records.
-    lookups: usize,
+    /// The names that each look-up wanted records of, without those that wanted none.
+    lookups: Vec<Vec<Name>>,
+}
+
+#[derive(Clone)]
+struct Record {
+    place: Place,
+    order: Order,
+    sealed: Bytes,
+    kind: RecordKind,
 }
 
 impl MemoryTier {
@@ -59,16 +67,18 @@ impl SecondTier for MemoryTier {
             return Box::pin(pending());
         }
         let mut state = self.state();
-        state.lookups += usize::from(look_up.wants_records);
+        if look_up.wants_records {
+            state.lookups.push(look_up.places.iter().map(|place| place.record).collect());
+        }
         state.tickets += 1;
         let now = Clock::Manual(self.clock.clone()).now();
         let begun = *self.begun.lock().unwrap().get_or_insert(now);
         let time = EPOCH + (now - begun);
         let order = Order { incarnation: [1; 16], number: state.tickets };
         let found = |place: &Place| {
-            let (_, order, record) = state.records.get(&place.record).filter(|_| look_up.wants_records)?;
+            let Record { order, sealed, .. } = state.records.get(&place.record).filter(|_| look_up.wants_records)?;
             let is_void = |set: &Name| state.voided.get(set).is_some_and(|voided| *voided >= order.number);
-            (!place.sets.iter().any(is_void)).then(|| (*order, record.clone()))
+            (!place.sets.iter().any(is_void)).then(|| (*order, sealed.clone()))
         };
         let records = look_up.places.iter().map(found).collect();
         let ticket = Some(Ticket { order, time, drawn: now, connection: 0 });
@@ -79,8 +89,8 @@ impl SecondTier for MemoryTier {
         true
     }
 
-    fn store(&self, NewRecord { place, ticket, sealed, .. }: NewRecord) {
-        self.state().records.insert(place.record, (place, ticket.order, sealed));
+    fn store(&self, NewRecord { place, ticket, sealed, kind, .. }: NewRecord) {
+        self.state().records.insert(place.record, Record { place, order: ticket.order, sealed, kind });
     }
 
     fn release(&self, _: Lease, _: Option<Duration>) {}
@@ -147,19 +157,24 @@ async fn a_granted_caller_gets_what_another_gateway_has_stored_with_its_age() {
     // Clocks may differ by 5 s. The age must not be too low.
     assert_eq!((reply.status(), reply.text(), reply.header("age")), (StatusCode::OK, PRODUCTS, "105"));
     assert!(reply.cache_status().ends_with("; detail=fleet"), "{}", reply.cache_status());
-    let lookups = tier.state().lookups;
+    let lookups = tier.state().lookups.len();
     // After that it is a hit in memory.
     assert!(second.get("two", LIST, &[]).await.is_hit());
-    assert_eq!(tier.state().lookups, lookups);
+    assert_eq!(tier.state().lookups.len(), lookups);
 }
 
 #[tokio::test]
-async fn a_caller_without_a_grant_gets_nothing_from_the_tier() {
+async fn a_caller_without_a_grant_gets_no_response_from_the_tier() {
     let (tier, _first, mut second, _clock) = two_gateways().await;
-    let lookups = tier.state().lookups;
     let reply = second.fetch("two", LIST, &[]).await;
     assert!(reply.cache_status().contains("; fwd-status=200"), "{}", reply.cache_status());
-    assert_eq!(tier.state().lookups, lookups);
+    // Its own proof was looked up, too, and nobody else's.
+    let state = tier.state();
+    let proofs = state.records.values().filter(|record| record.kind == RecordKind::Grant);
+    let [of_first, of_second] = &state.lookups[..] else { panic!("{:?}", state.lookups) };
+    assert_eq!((of_first.len(), of_second.len(), proofs.count()), (2, 2, 2));
+    assert_ne!(of_first[0], of_second[0], "the proofs of two callers");
+    assert_eq!(of_first[1], of_second[1], "the list");
 }
 
 #[tokio::test]
@@ -213,9 +228,12 @@ async fn damaged_records_and_records_of_other_keys_are_ignored() {
     assert_eq!(second.get("two", LIST, &[]).await.text(), PRODUCTS);
     // In the order in which they were stored: PROOF by the second gateway is the last.
     let mut records: Vec<_> = tier.state().records.values().cloned().collect();
-    records.sort_by_key(|(_, order, _)| order.number);
-    let ([(place, order, good), (_, other_order, other), _], 3) = (&records[..], records.len()) else {
-        panic!("expected three records, got {}", records.len());
+    records.retain(|record| record.kind == RecordKind::Entry);
+    records.sort_by_key(|record| record.order.number);
+    let [Record { place, order, sealed: good, kind }, Record { order: other_order, sealed: other, .. }, _] =
+        &records[..]
+    else {
+        panic!("expected three entries, got {}", records.len());
     };
     let damaged = [
         other.clone(),
@@ -226,8 +244,9 @@ async fn damaged_records_and_records_of_other_keys_are_ignored() {
     ];
     let with_order = |record| (*order, record);
     let replayed = [(*other_order, good.clone()), (Order { incarnation: [2; 16], ..*order }, good.clone())];
-    for (order, record) in damaged.map(with_order).into_iter().chain(replayed) {
-        tier.state().records.insert(place.record, (place.clone(), order, record));
+    for (order, sealed) in damaged.map(with_order).into_iter().chain(replayed) {
+        let record = Record { place: place.clone(), order, sealed, kind: *kind };
+        tier.state().records.insert(place.record, record);
         let mut third = Bench::new(&tier, &clock);
         third.fetch("three", PROOF, &[]).await;
         third.fetch("three", LIST, &[]).await;

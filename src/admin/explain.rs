@@ -94,7 +94,9 @@ const LOOKED_UP: &str = "looked up before a call to upstream, but not if the req
 fn second_tier(engine: EngineInspection, is_shared: bool, is_granted: bool, is_fresh: bool) -> String {
     let why = match engine {
         _ if !is_shared => "it has no responses for one caller alone".to_owned(),
-        _ if !is_granted => "upstream must first accept this caller at this gateway".to_owned(),
+        EngineInspection { shares_grants: false, .. } if !is_granted => {
+            "upstream must first accept this caller at this gateway".to_owned()
+        }
         _ if is_fresh => "the response is in memory".to_owned(),
         EngineInspection { is_in_use: false, state, .. } => format!("the engine is not in use ({state})"),
         EngineInspection { is_told: false, .. } => {
@@ -176,13 +178,22 @@ mod tests {
 
     #[test]
     fn the_second_tier_is_looked_up_only_if_that_may_help() {
-        let engine = EngineInspection { state: "in-use", is_in_use: true, is_told: true };
-        let lost = EngineInspection { state: "silent", is_in_use: false, is_told: false };
+        let engine = EngineInspection { state: "in-use", is_in_use: true, is_told: true, shares_grants: true };
+        let lost = EngineInspection { state: "silent", is_in_use: false, is_told: false, ..engine };
+        let without_grants = EngineInspection { shares_grants: false, ..engine };
         let behind = EngineInspection { is_told: false, ..engine };
         for (engine, shared, granted, fresh, expected) in [
             (engine, true, true, false, LOOKED_UP),
             (engine, true, true, true, "not looked up: the response is in memory"),
-            (engine, true, false, false, "not looked up: upstream must first accept this caller at this gateway"),
+            // Another gateway may have a proof of the caller.
+            (engine, true, false, false, LOOKED_UP),
+            (
+                without_grants,
+                true,
+                false,
+                false,
+                "not looked up: upstream must first accept this caller at this gateway",
+            ),
             (engine, false, true, false, "not looked up: it has no responses for one caller alone"),
             (lost, true, true, false, "not looked up: the engine is not in use (silent)"),
             (

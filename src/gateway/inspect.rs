@@ -40,6 +40,8 @@ pub struct EngineInspection {
     pub is_in_use: bool,
     /// Whether it knows all that has become void for the key.
     pub is_told: bool,
+    /// Whether it has proofs of callers, too.
+    pub shares_grants: bool,
 }
 
 impl Gateway {
@@ -74,6 +76,7 @@ impl Gateway {
                     state: fleet.state().into(),
                     is_in_use: fleet.is_in_use(),
                     is_told: fleet.is_told_of(&tier.place(&cache_key.key)),
+                    shares_grants: tier.shares_grants,
                 }
             }),
         }
