@@ -166,7 +166,7 @@ async fn a_fault_of_the_engine_gives_no_wrong_answer_and_it_is_in_use_again_afte
 }
 
 #[tokio::test]
-async fn an_engine_without_memory_gives_what_it_has_and_voids_everything_when_told() {
+async fn an_engine_without_memory_gives_what_it_has_and_voids_everything_when_told_of_a_purge() {
     let Some(engine) = redis("memory", &["--maxmemory-policy", "noeviction"]).await else { return };
     let (first, second) = two_gateways_with_a_list(&engine).await;
     store(&first, OTHER).await;
@@ -174,10 +174,15 @@ async fn an_engine_without_memory_gives_what_it_has_and_voids_everything_when_to
     assert!(is_from_fleet(&second.get(LIST).await));
     assert!(second.metric(&fault("full")) > 0.0);
     ask_upstream(&second, 1).await;
+    assert!(second.get(LIST).await.is_hit());
     first.purge();
-    first.until_metric(TO_TELL, 0.0).await;
-    assert_eq!(engine.run(&["CONFIG", "SET", "maxmemory", "0"]).await, "OK");
+    within(async { while engine.run(&["--scan", "--pattern", "*:c"]).await != "" {} }).await;
     assert!(!is_from_fleet(&second.get(OTHER).await));
+    // The other gateway is told when there is memory.
+    assert_eq!(first.metric(TO_TELL), 1.0);
+    assert_eq!(engine.run(&["CONFIG", "SET", "maxmemory", "0"]).await, "OK");
+    first.until_metric(TO_TELL, 0.0).await;
+    within(async { while second.get(LIST).await.is_hit() {} }).await;
 }
 
 #[tokio::test]

@@ -236,10 +236,11 @@ impl Fleet {
         match read_told(&link.writes.send(&self.keys.tell(told)).await?) {
             Ok((true, order)) => Ok((TellResult::Told, order)),
             Ok((false, order)) => Ok((TellResult::Known, order)),
-            // Everything becomes void, which needs no memory. A caller must not be able to cause this.
-            Err(Fault::Full | Fault::Error) if *kind == NoticeKind::Entries => {
+            // Everything becomes void, which needs no memory. A caller must not be able to cause this. The other gateways
+            // have not read it, so it is told later, too.
+            Err(fault @ (Fault::Full | Fault::Error)) if *kind == NoticeKind::Entries => {
                 read_deleted(&link.writes.send(&self.keys.void_without_memory()).await?)?;
-                Ok((TellResult::Told, Order { incarnation: [0; 16], number: 0 }))
+                Err(fault)
             }
             Err(fault) => Err(fault),
         }
