@@ -243,10 +243,11 @@ families! {
         "Denials, purges, invalidations and private scopes that the engine has not received. Until it has, nothing that they \
          concern is looked up there. Anything but 0 for long: other gateways do not know of them.";
     fleet_in_sync: IntGauge = "workspace_gateway_fleet_in_sync" [],
-        "1 while this gateway knows what other gateways have told, else 0. 0 with a fleet.engine: it does not rely on what \
-         others have proved.";
+        "1 while this gateway knows what other gateways have told, else 0. Anything but 1 with a fleet.engine: it does not \
+         rely on what others have proved.";
     fleet_sync_age: Gauge = "workspace_gateway_fleet_sync_age_seconds" [],
-        "For how long this gateway has not been in sync with the fleet, in seconds. 0 in sync, and without a fleet.";
+        "For how long this gateway has not been in sync with the fleet, in seconds. 0 in sync, and without a fleet. A rise: \
+         see workspace_gateway_fleet_faults_total.";
     fleet_told: IntCounterVec = "workspace_gateway_fleet_told_total" ["kind", "result"]
         { pairs::<NoticeKind, TellResult>() },
         "Notices for other gateways, by kind and result. A rise of `failed`: the engine has no memory left, or lacks a \

@@ -659,7 +659,7 @@ test("the engine of a fleet is shown with its state, and not without one", async
     assert.equal(await tab.text("#fleet-lookups"), "record\n12\nnone\n3");
     gateway.status = () => ({ ...busy(4010), fleet: engine({ state: "silent", to_tell: 2, faults: { silent: 4 }, mean_lookup_seconds: null }) });
     await tab.pass(2);
-    assert.equal(await tab.text("#fleet-state"), "Not in use: silent. This gateway works alone. Not told yet: 2 (purges, invalidations and private scopes).");
+    assert.equal(await tab.text("#fleet-state"), "Not in use: silent. This gateway works alone. Not told yet: 2 (denials, purges, invalidations and private scopes).");
     assert.equal(await tab.text("#fleet-faults"), "silent\n4");
 });
 
