@@ -44,6 +44,7 @@ mod fleet_attacks;
 mod fleet_faults;
 mod fleet_grants;
 mod fleet_manifest;
+mod fleet_sync;
 mod flights;
 mod freshness;
 mod half_close;

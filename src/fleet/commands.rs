@@ -227,6 +227,14 @@ impl Keys {
         command
     }
 
+    /// The commands that scripts run only if there are many voided sets.
+    pub(super) fn rare(&self) -> Pipeline {
+        let mut commands = pipe();
+        commands.cmd("HGETALL").arg(&self.control);
+        commands.cmd("HDEL").arg(&self.control).arg("t");
+        commands
+    }
+
     /// Names that no gateway uses otherwise, to try commands with.
     pub(super) fn scratch(&self) -> Self {
         let prefix = format!("{}test:", self.prefix);

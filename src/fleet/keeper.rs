@@ -10,7 +10,8 @@ use redis::Value;
 use tokio::time::{sleep, timeout};
 
 use super::commands::{
-    Fault, Fresh, PollReplies, Polled, Told, first_fault, read_counts, read_deleted, read_done, read_role, read_told,
+    Fault, Fresh, PollReplies, Polled, Told, first_fault, hex, read_counts, read_deleted, read_done, read_role,
+    read_told,
 };
 use super::connection::SILENT;
 use super::link::Link;
@@ -171,7 +172,8 @@ impl Fleet {
         let Fresh { incarnation, .. } = self.next();
         let (keys, link_writes) = (self.keys.scratch(), &link.writes);
         let lease = Lease { name: SCRATCH_NAME, holder: incarnation };
-        let told = Told { voids: Some(SCRATCH_NAME), id: "", sealed: b"test", incarnation };
+        // A notice of an earlier trial may still be there.
+        let told = Told { voids: Some(SCRATCH_NAME), id: &hex(&incarnation), sealed: b"test", incarnation };
         let told = link_writes.send(&keys.tell(told)).await.and_then(|reply| read_told(&reply));
         full_is_fine(told.map(|(is_told, _)| is_told))
             .map_err(trying("telling (EVAL of HEXISTS, HGET, HSET, HLEN, HINCRBY, XADD)"))?;
@@ -198,6 +200,8 @@ impl Fleet {
         known.and_then(|replies| read_counts(&replies)).map_err(trying("EXISTS"))?;
         let polled = link.look_ups.send_all(&keys.poll("-", self.next())).await;
         polled.and_then(|replies| first_fault(&replies)).map_err(trying("reading the log (XRANGE)"))?;
+        let rare = link_writes.send_all(&keys.rare()).await;
+        rare.and_then(|replies| first_fault(&replies)).map_err(trying("HGETALL or HDEL"))?;
         let deleted = link_writes.send(&keys.delete_all(&[SCRATCH_NAME])).await;
         deleted.and_then(|reply| read_deleted(&reply)).map_err(trying("DEL"))
     }
@@ -282,7 +286,8 @@ impl Fleet {
                 }
             };
             let is_full = polled.is_full;
-            let progress = self.read(&polled, reader);
+            // On a new link each gateway tells again what it knows. Until then this one must not count as settled.
+            let progress = self.read(&polled, reader).ok_or(Fault::WentBack)?;
             let is_settled = sent >= confirmed.opened + SETTLE;
             if progress.is_whole && is_settled {
                 self.sync.extend(sent.min(confirmed.since(link, sent)) + self.config.sync);
@@ -297,9 +302,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Applies what has been read of the log.
-    fn read(&self, polled: &Polled, reader: &dyn LogReader) -> Progress {
-        let mut progress = self.position.lock().advance(polled);
+    /// Applies what has been read of the log. `None` if the engine has lost its data.
+    fn read(&self, polled: &Polled, reader: &dyn LogReader) -> Option<Progress> {
+        let mut progress = self.position.lock().advance(polled)?;
         for entry in &polled.entries {
             let is_new = self.notices.lock().learn(entry, self.clock.now());
             if is_new && reader.told(entry.voids, &entry.sealed, polled.time.saturating_sub(entry.told_at)).is_err() {
@@ -311,7 +316,7 @@ impl Fleet {
             self.watcher.missed();
             reader.missed();
         }
-        progress
+        Some(progress)
     }
 
     async fn renew_leases(&self, link: &Link) -> Result<(), Fault> {

@@ -41,13 +41,12 @@ impl LogPosition {
         (self.from, self.has_begun) = (BEGIN.to_owned(), false);
     }
 
-    /// Reads a batch.
-    pub(super) fn advance(&mut self, polled: &Polled) -> Progress {
+    /// Reads a batch. `None`: the engine has lost its data since this link was opened, and maybe notices that other gateways
+    /// had told it, and that have not been read here.
+    pub(super) fn advance(&mut self, polled: &Polled) -> Option<Progress> {
         let is_same = self.next.is_none_or(|(incarnation, _)| incarnation == polled.incarnation);
         if self.has_begun && !is_same {
-            // The engine has lost its data. Its log has begun anew.
-            self.restart();
-            return Progress { is_whole: false, has_gap: false };
+            return None;
         }
         let first = polled.entries.first().map_or(polled.last + 1, |entry| entry.number);
         let mut has_gap = false;
@@ -73,7 +72,7 @@ impl LogPosition {
             self.from.clone_from(from);
         }
         (self.next, self.has_begun) = (Some((polled.incarnation, next)), true);
-        Progress { is_whole, has_gap }
+        Some(Progress { is_whole, has_gap })
     }
 }
 
@@ -103,14 +102,20 @@ mod tests {
     /// The progress of each batch. `None`: there is a new link.
     fn progress(batches: impl IntoIterator<Item = Option<Polled>>) -> Vec<(bool, bool)> {
         let mut position = LogPosition::default();
+        read(&mut position, batches).into_iter().map(Option::unwrap).collect()
+    }
+
+    fn read(
+        position: &mut LogPosition,
+        batches: impl IntoIterator<Item = Option<Polled>>,
+    ) -> Vec<Option<(bool, bool)>> {
         let mut read = Vec::new();
         for batch in batches {
             let Some(batch) = batch else {
                 position.restart();
                 continue;
             };
-            let Progress { is_whole, has_gap } = position.advance(&batch);
-            read.push((is_whole, has_gap));
+            read.push(position.advance(&batch).map(|Progress { is_whole, has_gap }| (is_whole, has_gap)));
         }
         read
     }
@@ -142,11 +147,17 @@ mod tests {
     }
 
     #[test]
-    fn another_master_that_is_behind_and_a_new_incarnation_are_read_from_the_beginning() {
+    fn another_master_that_is_behind_is_read_from_the_beginning() {
         let behind =
             [Some(batch(1, 1..=5, 5, false)), None, Some(batch(1, 1..=3, 3, false)), Some(batch(1, [4], 4, false))];
         assert_eq!(progress(behind), [GOOD; 3]);
-        let emptied = [Some(batch(1, 1..=5, 5, false)), Some(batch(2, [], 1, false)), Some(batch(2, [1], 1, false))];
-        assert_eq!(progress(emptied), [GOOD, MORE, GOOD]);
+    }
+
+    #[test]
+    fn an_engine_that_was_emptied_is_read_on_a_new_link_only() {
+        let emptied = || Some(batch(2, [1], 1, false));
+        let mut position = LogPosition::default();
+        let batches = [Some(batch(1, 1..=5, 5, false)), emptied(), emptied(), None, emptied()];
+        assert_eq!(read(&mut position, batches), [Some(GOOD), None, None, Some(GOOD)]);
     }
 }

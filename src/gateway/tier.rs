@@ -3,6 +3,7 @@
 //!
 //! Each notice voids one set of records: the entries that one purge can select, that are in one scope, or that are private,
 //! and the grants of one caller in a scope or a service. So a notice about one set never hides an earlier one about another.
+//! What is void only in the engine has sets of its own: it must not hide what gateways have to forget, too.
 
 use std::io;
 use std::sync::Arc;
@@ -100,7 +101,7 @@ impl Tier {
             DeniedBy::Intermediary => Message::EngineVoid,
         };
         let known: &[Name] = if is_known { &[] } else { &[self.names.grant(caller_scope)] };
-        self.tell(self.names.denied(caller_scope), NoticeKind::Grants, &message, known.into());
+        self.tell(self.names.denied(caller_scope, by), NoticeKind::Grants, &message, known.into());
     }
 
     /// Tells all gateways that the credential of a caller was refused. If it is not known here, only if another one knows it.
@@ -111,7 +112,7 @@ impl Tier {
             DeniedBy::Intermediary => Message::EngineVoid,
         };
         let known: &[Name] = if is_known { &[] } else { &[self.names.marker(caller, &service)] };
-        self.tell(self.names.refused(caller, &service), NoticeKind::Grants, &message, known.into());
+        self.tell(self.names.refused(caller, &service, by), NoticeKind::Grants, &message, known.into());
     }
 
     fn tell(&self, set: Name, kind: NoticeKind, message: &Message<'_>, if_known: Box<[Name]>) {
@@ -147,7 +148,7 @@ impl Names {
             (Extent::Gateways, NoticeKind::Grants) => Message::AllGrants,
             (Extent::Gateways, NoticeKind::Entries | NoticeKind::Hint) => Message::AllEntries,
         };
-        self.notice(Some(self.all(kind)), kind, &message, Box::default())
+        self.notice(Some(self.all(kind, extent)), kind, &message, Box::default())
     }
 
     /// A hint for all gateways.
@@ -179,7 +180,8 @@ impl Names {
         };
         let query = Some(key.query());
         let sets = Box::new([
-            self.all(NoticeKind::Entries),
+            self.all(NoticeKind::Entries, Extent::Gateways),
+            self.all(NoticeKind::Entries, Extent::Engine),
             selection(Some(operation), None, None),
             selection(Some(operation), None, query),
             selection(None, Some(project_id), None),
@@ -195,8 +197,11 @@ impl Names {
     /// The place of a grant.
     pub(super) fn grant_place(&self, caller_scope: &CallerScope) -> Place {
         let CallerScope { caller, scope } = caller_scope;
-        let refused = self.refused(*caller, &service_of(scope));
-        let sets = Box::new([self.all(NoticeKind::Grants), self.denied(caller_scope), refused]);
+        let service = service_of(scope);
+        let all = [Extent::Gateways, Extent::Engine].map(|extent| self.all(NoticeKind::Grants, extent));
+        let denied = [DeniedBy::Upstream, DeniedBy::Intermediary]
+            .map(|by| [self.denied(caller_scope, by), self.refused(*caller, &service, by)]);
+        let sets = all.into_iter().chain(denied.into_iter().flatten()).collect();
         Place { record: self.grant(caller_scope), sets }
     }
 
@@ -205,13 +210,17 @@ impl Names {
         self.sealer.name("known in", &of_service(caller, service))
     }
 
-    fn all(&self, kind: NoticeKind) -> Name {
-        self.sealer.name("all", if kind == NoticeKind::Grants { b"grants" } else { b"entries" })
+    fn all(&self, kind: NoticeKind, extent: Extent) -> Name {
+        let label = match extent {
+            Extent::Gateways => "all",
+            Extent::Engine => "all in the engine",
+        };
+        self.sealer.name(label, if kind == NoticeKind::Grants { b"grants" } else { b"entries" })
     }
 
     fn selection(&self, PurgeSelection { operation, project_id, query }: &PurgeSelection) -> Name {
         if (operation, project_id, query) == (&None, &None, &None) {
-            return self.all(NoticeKind::Entries);
+            return self.all(NoticeKind::Entries, Extent::Gateways);
         }
         let part = |part: &Option<String>| match part {
             Some(text) => [&[1][..], &(text.len() as u64).to_le_bytes(), text.as_bytes()].concat(),
@@ -236,12 +245,20 @@ impl Names {
         self.sealer.name("grant", &in_scope(caller_scope))
     }
 
-    fn denied(&self, caller_scope: &CallerScope) -> Name {
-        self.sealer.name("denied", &in_scope(caller_scope))
+    fn denied(&self, caller_scope: &CallerScope, by: DeniedBy) -> Name {
+        let label = match by {
+            DeniedBy::Upstream => "denied",
+            DeniedBy::Intermediary => "denied on the way",
+        };
+        self.sealer.name(label, &in_scope(caller_scope))
     }
 
-    fn refused(&self, caller: Caller, service: &str) -> Name {
-        self.sealer.name("refused", &of_service(caller, service))
+    fn refused(&self, caller: Caller, service: &str, by: DeniedBy) -> Name {
+        let label = match by {
+            DeniedBy::Upstream => "refused",
+            DeniedBy::Intermediary => "refused on the way",
+        };
+        self.sealer.name(label, &of_service(caller, service))
     }
 
     /// Opens a record.

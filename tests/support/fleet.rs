@@ -82,6 +82,14 @@ pub async fn two_gateways_with_a_list(engine: &Engine) -> (World, World) {
     (first, second)
 }
 
+/// Waits until a gateway knows what the others have told. Its clock stands still, so it knows it from then on.
+pub async fn until_in_sync(world: &World) {
+    world.until_metric(LOST, 0.0).await;
+    // A link counts after 2 s.
+    world.seconds_pass(2);
+    world.until_metric("workspace_gateway_fleet_in_sync", 1.0).await;
+}
+
 /// Sends a request that goes upstream, and waits until the response is in the engine.
 pub async fn store(world: &World, path: &str) {
     let before = world.metric(STORED);

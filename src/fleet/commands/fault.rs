@@ -38,6 +38,8 @@ impl Fault {
         match code {
             "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::Denied,
             _ if has("NOPERM") || text.contains("ACL failure") => Self::Denied,
+            // Redis 7.0, about a command in a script.
+            _ if text.contains("can't run this command") => Self::Denied,
             "MOVED" | "ASK" | "CLUSTERDOWN" | "MASTERDOWN" => Self::NotMaster,
             _ if has("READONLY") => Self::NotMaster,
             "LOADING" => Self::Loading,

@@ -122,6 +122,11 @@ fn errors_say_whether_the_link_is_of_use() {
         ("LOADING Redis is loading the dataset in memory", Fault::Loading),
         ("NOAUTH Authentication required.", Fault::Denied),
         ("NOPERM this user has no permissions to run the 'time' command", Fault::Denied),
+        (
+            "ERR The user executing the script can't run this command or subcommand script: 62, on @user_script:1.",
+            Fault::Denied,
+        ),
+        ("ERR ACL failure in script: User gateway has no permissions to run the 'get' command", Fault::Denied),
     ] {
         let mut replies = replies();
         replies[3] = error(text);
