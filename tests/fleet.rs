@@ -36,7 +36,8 @@ async fn a_proved_caller_gets_what_another_gateway_has_stored() {
             world.until_metric(TO_TELL, 0.0).await;
         }
         store(&second, OTHER).await;
-        assert!(is_from_fleet(&first.get(OTHER).await));
+        let reply = first.get(OTHER).await;
+        assert!(is_from_fleet(&reply), "{}", reply.cache_status());
         // What is in the engine says nothing about requests, callers and lists.
         let mut dump = engine.run(&["--raw", "--scan"]).await;
         let names: Vec<String> = dump.lines().map(str::to_owned).collect();
