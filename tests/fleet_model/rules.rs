@@ -1,29 +1,29 @@
 //! The rules of the protocol, and a switch for each part of them.
 //!
 //! 1. A gateway draws a ticket before it sends a call. After a proof it stores a record of the grant with this ticket,
-//!    and with the incarnation of the engine's control hash. Readers use a record only in its incarnation, and only if its
-//!    ticket is larger than that of each void of its sets: all grants, the scope, the service.
+//!    and with the incarnation of the engine's control hash. Readers use a record only in its incarnation, and only if
+//!    its ticket is larger than that of each void of its sets: all grants, the scope, the service.
 //! 2. A ticket counts only on the link on which it was drawn.
-//! 3. A denial ends the grants at its gateway at once. Then the gateway tells it: in one step the engine draws a ticket,
-//!    voids the set of the denial with it, counts the entry, and appends it to the log. If the void is the denial's
-//!    already, it does nothing. While the engine is away the denial is pending.
-//! 4. The denial of a caller without a grant at its gateway is told only if the engine has a record of the caller, or the
-//!    lease of a call that may prove it. The lease ends when the record is stored.
+//! 3. A denial ends the grants at its gateway at once. Then the gateway tells it: in one step the engine draws a
+//!    ticket, voids the set of the denial with it, counts the entry, and appends it to the log. If the void is the
+//!    denial's already, it does nothing. While the engine is away the denial is pending.
+//! 4. The denial of a caller without a grant at its gateway is told only if the engine has a record of the caller, or
+//!    the lease of a call that may prove it. The lease ends when the record is stored.
 //! 5. Each gateway polls the log: on a new link from its beginning, then from the last entry that it has read.
 //! 6. A denial that it did not know ends own and borrowed grants, and marks calls in flight as late, whatever their
 //!    tickets are.
-//! 7. A gateway borrows from a record only if no denial was pending when the look-up was sent, and if since then none has
-//!    arrived or was read, and no gap was seen.
-//! 8. On each new link, before anything else, a gateway tells again all denials that it knows: its own, and those that it
-//!    has read. The last one of each set is not enough.
+//! 7. A gateway borrows from a record only if no denial was pending when the look-up was sent, and if since then none
+//!    has arrived or was read, and no gap was seen.
+//! 8. On each new link, before anything else, a gateway tells again all denials that it knows: its own, and those that
+//!    it has read. The last one of each set is not enough.
 //! 9. A borrowed grant counts only in sync.
-//! 10. A gateway is in sync if it sent its last whole poll at most `fleet.sync` ago, the engine accepted a write in it,
-//!     `settle` has passed since the link was opened, and Sentinels, if there are any, named this engine as the master at
-//!     most `fleet.sync` ago.
-//! 11. At a gap, own and borrowed grants become lapsed, calls in flight are marked as late, and look-ups in flight find
-//!     nothing. A gap is: entries are missing by their numbers; the first link of a process; a link in another incarnation
-//!     than the last one, and a poll that shows another one ends the link; a new link whose log does not contain the entry
-//!     that was read last (the same identity and number).
+//! 10. A gateway is in sync if it sent its last whole poll at most `fleet.sync` ago, the engine accepted a write in
+//!     it, `settle` has passed since the link was opened, and Sentinels, if there are any, named this engine as the
+//!     master at most `fleet.sync` ago.
+//! 11. At a gap, own and borrowed grants become lapsed, calls in flight are marked as late, and look-ups in flight
+//!     find nothing. A gap is: entries are missing by their numbers; the first link of a process; a link in another
+//!     incarnation than the last one, and a poll that shows another one ends the link; a new link whose log does not
+//!     contain the entry that was read last (the same identity and number).
 //! 12. On a new link whose ticket is not larger than the last one, all grants are voided. The rules above need no such
 //!     rule; it is one for entries.
 
@@ -169,8 +169,8 @@ impl Rule {
 pub(crate) struct Rules(u64);
 
 impl Rules {
-    /// All but `WentBack`. That rule voids what the lack of others would leave valid, so that they seem not to be needed,
-    /// but it does so only as long as few tickets are drawn.
+    /// All but `WentBack`. That rule voids what the lack of others would leave valid, so that they seem not to be
+    /// needed, but it does so only as long as few tickets are drawn.
     pub(crate) fn protocol() -> Rules {
         Rules::everything().without(WentBack)
     }
