@@ -196,12 +196,10 @@ async fn records_from_before_a_purge_are_not_used() {
     clock.advance(Duration::from_secs(1));
     second.gateway.purge(&PurgeSelection::default());
     second.fetch("two", LIST, &[]).await;
-    // Records that are certainly newer than the purge are used.
+    // Those of calls that were sent after it are used. Their tickets show that, so it does not matter that clocks of two
+    // machines may differ by 5 s.
     first.fetch("one", THIRD, &[]).await;
-    second.fetch("two", THIRD, &[]).await;
-    clock.advance(Duration::from_secs(6));
-    first.fetch("one", OTHER, &[]).await;
-    assert_eq!(second.get("two", OTHER, &[]).await.text(), PRODUCTS);
+    assert_eq!(second.get("two", THIRD, &[]).await.text(), PRODUCTS);
 }
 
 #[tokio::test]

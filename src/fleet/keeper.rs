@@ -20,7 +20,7 @@ use super::notices::Numbered;
 use super::{Fleet, FleetSecret, LinkError, LookUpResult, MAX_LIFETIME, StoreResult, TellResult, Watcher};
 use crate::cache::fleet_sync::FleetSync;
 use crate::cache::second_tier::{
-    Lease, LogReader, LookUp, Name, NewRecord, Notice, NoticeKind, Order, Place, RecordKind, Ticket,
+    Incarnation, Lease, LogReader, LookUp, Name, NewRecord, Notice, NoticeKind, Order, Place, RecordKind, Ticket,
 };
 use crate::clock::Clock;
 use crate::config::fleet::FleetConfig;
@@ -81,14 +81,15 @@ impl Fleet {
     /// Uses a link until it fails. Returns why.
     async fn use_link(&self, link: Arc<Link>, reader: &dyn LogReader) -> LinkError {
         let explain = |fault: Fault| (fault, link.node.clone());
-        if let Err(error) = self.begin(&link).await {
-            return error;
-        }
+        let incarnation = match self.begin(&link).await {
+            Ok(incarnation) => incarnation,
+            Err(error) => return error,
+        };
         self.notices.lock().tell_again(MAX_LIFETIME, self.clock.now());
         if let Err(fault) = self.tell_all(&link).await {
             return explain(fault);
         }
-        self.position.lock().restart();
+        self.position.lock().restart(incarnation);
         let mut confirmed = Confirmed { opened: self.clock.now(), at: self.clock.now() };
         self.connect(Arc::clone(&link));
         let pause = self.config.sync / POLLS_PER_SYNC;
@@ -137,15 +138,15 @@ impl Fleet {
         }
     }
 
-    /// Tries all commands, and finds out whether the engine has lost data.
-    async fn begin(&self, link: &Link) -> Result<(), LinkError> {
+    /// Tries all commands, and finds out whether the engine has lost data. Returns its incarnation, if it says.
+    async fn begin(&self, link: &Link) -> Result<Option<Incarnation>, LinkError> {
         let trying =
             |command: &'static str| move |fault: Fault| (fault, format!("{}: {command} has failed", link.node));
         let role = link.look_ups.send(&redis::cmd("ROLE")).await;
         role.and_then(|reply| read_role(&reply)).map_err(trying("ROLE"))?;
         let latest = *self.latest.lock();
         let nothing = LookUp { places: std::slice::from_ref(&*SCRATCH), wants_records: true, lease: None };
-        let looked_up = timeout(SILENT, self.ask(link, nothing)).await.unwrap_or(Err(Fault::Silent));
+        let looked_up = timeout(SILENT, self.ask(link, nothing, 0)).await.unwrap_or(Err(Fault::Silent));
         let looked_up = looked_up.map_err(trying("a look-up (GETRANGE, HSETNX, HMGET, HINCRBY, TIME, ECHO)"))?;
         let order = looked_up.ticket.as_ref().map(|ticket| ticket.order);
         // Another incarnation may be an earlier one, from a backup. Without a ticket nobody knows.
@@ -157,7 +158,8 @@ impl Fleet {
             self.watcher.faulted(Fault::WentBack);
             self.notices.lock().void_engine();
         }
-        self.try_commands(link).await
+        self.try_commands(link).await?;
+        Ok(order.map(|order| order.incarnation))
     }
 
     /// Tries the commands that write, with keys that nobody uses.
@@ -304,7 +306,10 @@ impl Fleet {
 
     /// Applies what has been read of the log. `None` if the engine has lost its data.
     fn read(&self, polled: &Polled, reader: &dyn LogReader) -> Option<Progress> {
-        let mut progress = self.position.lock().advance(polled)?;
+        let (is_first, mut progress) = {
+            let mut position = self.position.lock();
+            (!position.has_read(), position.advance(polled)?)
+        };
         for entry in &polled.entries {
             let is_new = self.notices.lock().learn(entry, self.clock.now());
             if is_new && reader.told(entry.voids, &entry.sealed, polled.time.saturating_sub(entry.told_at)).is_err() {
@@ -313,7 +318,10 @@ impl Fleet {
         }
         if progress.has_gap {
             self.notices.lock().lose();
-            self.watcher.missed();
+            // Before the first notice there is hardly anything that others could have voided.
+            if !is_first {
+                self.watcher.missed();
+            }
             reader.missed();
         }
         Some(progress)
@@ -335,7 +343,7 @@ impl Fleet {
     async fn try_look_up(&self, link: &Link) -> Result<(), Fault> {
         let begun = self.clock.timer_now();
         let nothing = LookUp { places: std::slice::from_ref(&*SCRATCH), wants_records: true, lease: None };
-        timeout(SILENT, self.ask(link, nothing)).await.unwrap_or(Err(Fault::Silent))?;
+        timeout(SILENT, self.ask(link, nothing, 0)).await.unwrap_or(Err(Fault::Silent))?;
         let is_in_time = self.clock.timer_now() - begun <= self.config.budget;
         let closes = link.breaker.lock().tried(is_in_time);
         if closes {
@@ -390,7 +398,7 @@ pub(crate) async fn check(
     let mut times = Vec::new();
     for _ in 0..CHECKED_LOOK_UPS {
         let begun = clock.timer_now();
-        fleet.ask(&link, nothing).await.map_err(explain)?;
+        fleet.ask(&link, nothing, 0).await.map_err(explain)?;
         times.push(clock.timer_now() - begun);
     }
     times.sort_unstable();

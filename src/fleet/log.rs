@@ -1,20 +1,32 @@
 //! How far the log has been read, and whether notices are missing. Pure.
+//!
+//! Each link is read from the beginning of the log: another master may have another one. Nothing is missing if the log has all
+//! notices from the first one on, or all from the last one on that was read before. That one must be the same, not only have
+//! the same number: a master that was behind gives the number to another notice.
 
-use super::commands::Polled;
+use std::time::Duration;
+
+use super::commands::{LogEntry, Polled};
 use crate::cache::second_tier::Incarnation;
 
 /// Where the log begins.
 const BEGIN: &str = "-";
 
-/// Each link is read from the beginning of the log: another master may have another one.
 pub(super) struct LogPosition {
-    /// The incarnation, and the number of the next notice. It outlasts links.
-    next: Option<(Incarnation, u64)>,
+    /// The last notice that was read. It outlasts links.
+    last: Option<NoticeId>,
     /// Where to read on, by the ids of the stream.
     from: String,
-    /// Whether this link's first batch has been read.
-    has_begun: bool,
+    /// That of this link.
+    incarnation: Option<Incarnation>,
+    /// The number of the next notice. `None` if nothing has been read on this link.
+    next: Option<u64>,
+    /// Whether notices before the first one of this link may be missing.
+    is_cut: bool,
 }
+
+/// What identifies a notice in a log.
+type NoticeId = (u64, Duration, blake3::Hash);
 
 /// What a batch has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +39,7 @@ pub(super) struct Progress {
 
 impl Default for LogPosition {
     fn default() -> Self {
-        Self { next: None, from: BEGIN.to_owned(), has_begun: false }
+        Self { last: None, from: BEGIN.to_owned(), incarnation: None, next: None, is_cut: false }
     }
 }
 
@@ -36,54 +48,59 @@ impl LogPosition {
         &self.from
     }
 
-    /// There is a new link.
-    pub(super) fn restart(&mut self) {
-        (self.from, self.has_begun) = (BEGIN.to_owned(), false);
+    /// Whether this process has read a notice.
+    pub(super) fn has_read(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// There is a new link to an engine with this incarnation, if it is known.
+    pub(super) fn restart(&mut self, incarnation: Option<Incarnation>) {
+        *self = Self { last: self.last, incarnation, ..Self::default() };
     }
 
     /// Reads a batch. `None`: the engine has lost its data since this link was opened, and maybe notices that other gateways
     /// had told it, and that have not been read here.
     pub(super) fn advance(&mut self, polled: &Polled) -> Option<Progress> {
-        let is_same = self.next.is_none_or(|(incarnation, _)| incarnation == polled.incarnation);
-        if self.has_begun && !is_same {
+        if *self.incarnation.get_or_insert(polled.incarnation) != polled.incarnation {
             return None;
         }
         let first = polled.entries.first().map_or(polled.last + 1, |entry| entry.number);
+        let mut next = self.next.unwrap_or_else(|| {
+            self.is_cut = first > 1;
+            first
+        });
         let mut has_gap = false;
-        let mut next = match self.next {
-            Some((_, next)) if self.has_begun => next,
-            before => {
-                // What this process has not read of the log is not there any more.
-                let expected = before.map(|(_, next)| if is_same { next } else { 1 });
-                has_gap = expected.is_some_and(|expected| first > expected);
-                first
-            }
-        };
         for entry in &polled.entries {
             has_gap |= entry.number > next;
             next = next.max(entry.number + 1);
+            self.is_cut &= self.last != Some(id(entry));
         }
         let mut is_whole = next > polled.last;
         if !is_whole && !polled.is_full {
             // The log itself was lost, or has been cut off meanwhile.
             (has_gap, next, is_whole) = (true, polled.last + 1, true);
         }
+        if is_whole {
+            has_gap |= std::mem::take(&mut self.is_cut);
+            self.last = polled.entries.last().map(id).or(self.last);
+        }
         if let Some(from) = &polled.next {
             self.from.clone_from(from);
         }
-        (self.next, self.has_begun) = (Some((polled.incarnation, next)), true);
+        self.next = Some(next);
         Some(Progress { is_whole, has_gap })
     }
 }
 
+fn id(entry: &LogEntry) -> NoticeId {
+    (entry.number, entry.told_at, blake3::hash(&entry.sealed))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
 
     use super::*;
-    use crate::fleet::commands::LogEntry;
 
     fn batch(incarnation: u8, numbers: impl IntoIterator<Item = u64>, last: u64, is_full: bool) -> Polled {
         let entry = |number| LogEntry {
@@ -112,7 +129,7 @@ mod tests {
         let mut read = Vec::new();
         for batch in batches {
             let Some(batch) = batch else {
-                position.restart();
+                position.restart(None);
                 continue;
             };
             read.push(position.advance(&batch).map(|Progress { is_whole, has_gap }| (is_whole, has_gap)));
@@ -127,11 +144,11 @@ mod tests {
     #[test]
     fn notices_are_read_in_batches_until_the_log_is_whole() {
         let read = progress([
-            Some(batch(1, 5..=9, 12, true)),
-            Some(batch(1, 10..=12, 12, false)),
-            Some(batch(1, [], 12, false)),
+            Some(batch(1, 1..=5, 8, true)),
+            Some(batch(1, 6..=8, 8, false)),
+            Some(batch(1, [], 8, false)),
             // One that was told between the two commands.
-            Some(batch(1, [13, 14], 13, false)),
+            Some(batch(1, [9, 10], 9, false)),
         ]);
         assert_eq!(read, [MORE, GOOD, GOOD, GOOD]);
     }
@@ -141,16 +158,30 @@ mod tests {
         assert_eq!(progress([Some(batch(1, [1, 2, 4], 4, false))]), [GAP], "within a batch");
         assert_eq!(progress([Some(batch(1, [1], 1, false)), Some(batch(1, [3], 3, false))]), [GOOD, GAP]);
         assert_eq!(progress([Some(batch(1, [1], 1, false)), Some(batch(1, [], 2, false))]), [GOOD, GAP], "no log");
-        let new_link = [Some(batch(1, [1, 2], 2, false)), None, Some(batch(1, [4], 4, false))];
-        assert_eq!(progress(new_link), [GOOD, GAP], "cut off while away");
+        let new_link = |numbers: Vec<u64>| [Some(batch(1, [1, 2], 2, false)), None, Some(batch(1, numbers, 4, false))];
+        assert_eq!(progress(new_link(vec![4])), [GOOD, GAP], "cut off while away");
+        assert_eq!(progress(new_link(vec![3, 4])), [GOOD, GAP], "nobody knows whether 2 is the same");
+        assert_eq!(progress(new_link(vec![2, 3, 4])), [GOOD, GOOD]);
         assert_eq!(progress([Some(batch(1, [1], 1, false)), None, Some(batch(2, [2], 2, false))]), [GOOD, GAP]);
+        // Something may have been proved before the first link.
+        assert_eq!(progress([Some(batch(1, [2], 2, false))]), [GAP]);
+        assert_eq!(progress([Some(batch(1, [], 2, false))]), [GAP]);
+        assert_eq!(progress([Some(batch(1, [], 0, false))]), [GOOD]);
     }
 
     #[test]
-    fn another_master_that_is_behind_is_read_from_the_beginning() {
+    fn a_master_that_was_behind_is_read_from_the_beginning() {
         let behind =
             [Some(batch(1, 1..=5, 5, false)), None, Some(batch(1, 1..=3, 3, false)), Some(batch(1, [4], 4, false))];
         assert_eq!(progress(behind), [GOOD; 3]);
+        // Its fifth notice is another one, and its first one is not there any more.
+        let mut other = batch(1, 4..=6, 6, false);
+        other.entries[1].sealed = Bytes::from_static(b"other");
+        assert_eq!(progress([Some(batch(1, 1..=5, 5, false)), None, Some(other)]), [GOOD, GAP]);
+        // The same in two batches.
+        let same =
+            [Some(batch(1, 1..=5, 5, false)), None, Some(batch(1, 2..=4, 6, true)), Some(batch(1, 5..=6, 6, false))];
+        assert_eq!(progress(same), [GOOD, MORE, GOOD]);
     }
 
     #[test]
@@ -159,5 +190,8 @@ mod tests {
         let mut position = LogPosition::default();
         let batches = [Some(batch(1, 1..=5, 5, false)), emptied(), emptied(), None, emptied()];
         assert_eq!(read(&mut position, batches), [Some(GOOD), None, None, Some(GOOD)]);
+        // Also if that was before the first batch.
+        position.restart(Some([2; 16]));
+        assert_eq!(read(&mut position, [Some(batch(3, [], 0, false))]), [None]);
     }
 }

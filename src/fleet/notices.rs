@@ -11,6 +11,8 @@ use crate::cache::second_tier::{Name, Notice, NoticeKind, Order, Place};
 /// The most notices of each kind that are kept. With more, everything of the kind becomes void; hints are lost.
 const MAX_KEPT: usize = 4_096;
 const MAX_HINTS: usize = 64;
+/// So many notices about one set are kept.
+const MAX_OF_SET: usize = 4;
 /// So many hints are recognised when they are read again.
 const MAX_SEEN: usize = 1_024;
 
@@ -34,8 +36,9 @@ fn id(sealed: &Bytes) -> String {
     hex(&blake3::hash(sealed).as_bytes()[..16])
 }
 
-/// The last notice about a set that the engine has been told, by this gateway or another one. The engine may have lost it:
-/// a replica that was behind becomes the master, or a backup is restored. So each new link is told it again.
+/// A notice that the engine has been told, by this gateway or another one. The engine may have lost it: a replica that was
+/// behind becomes the master, or a backup is restored. So each new link is told it again. An earlier notice about the same set
+/// does not stand for it: of two, another master may have either.
 struct Known {
     notice: Numbered,
     /// The last ticket that it voids.
@@ -65,7 +68,8 @@ pub(super) struct Notices {
     hints: VecDeque<Numbered>,
     /// How many notices about each set have not been told yet.
     waiting: HashMap<Name, usize>,
-    known: HashMap<Name, Known>,
+    /// At most [`MAX_OF_SET`] of each set.
+    known: HashMap<Name, Vec<Known>>,
     /// Whether some of `known` were dropped.
     is_incomplete: bool,
     seen_hints: VecDeque<String>,
@@ -115,7 +119,8 @@ impl Notices {
         let is_unchanged = |set: &Name| self.changed.get(set).is_none_or(|changed| *changed <= as_of);
         let is_void =
             |known: &Known| known.order.incarnation == order.incarnation && known.order.number >= order.number;
-        let is_valid = |set: &Name| is_unchanged(set) && !self.known.get(set).is_some_and(is_void);
+        let is_valid =
+            |set: &Name| is_unchanged(set) && !self.known.get(set).is_some_and(|all| all.iter().any(is_void));
         as_of >= self.changed_since && place.sets.iter().all(is_valid) && !self.concerns(place)
     }
 
@@ -222,12 +227,19 @@ impl Notices {
         let Some(set) = set_of(&notice) else { return };
         if self.known.len() >= MAX_KEPT
             && !self.known.contains_key(&set)
-            && let Some(oldest) = self.known.iter().min_by_key(|(_, known)| known.at).map(|(set, _)| *set)
+            && let Some(oldest) =
+                self.known.iter().min_by_key(|(_, all)| all.last().map(|known| known.at)).map(|(set, _)| *set)
         {
             self.known.remove(&oldest);
             self.is_incomplete = true;
         }
-        self.known.insert(set, Known { notice: Numbered { is_told_again: true, ..notice }, order, at });
+        let all = self.known.entry(set).or_default();
+        all.retain(|known| known.notice.id != notice.id);
+        if all.len() >= MAX_OF_SET {
+            all.remove(0);
+            self.is_incomplete = true;
+        }
+        all.push(Known { notice: Numbered { is_told_again: true, ..notice }, order, at });
     }
 
     pub(super) fn next_hint(&mut self) -> Option<Numbered> {
@@ -275,7 +287,8 @@ impl Notices {
             return is_new;
         };
         let is_own = |own: &Numbered| own.id == id;
-        if self.telling.iter().any(is_own) || self.known.get(&set).is_some_and(|known| known.notice.id == id) {
+        let is_known = |all: &Vec<Known>| all.iter().any(|known| known.notice.id == id);
+        if self.telling.iter().any(is_own) || self.known.get(&set).is_some_and(is_known) {
             return false;
         }
         self.change(set);
@@ -287,15 +300,16 @@ impl Notices {
     /// There is a new link: what was told within `lifetime` is told again. Hints are too old by now.
     pub(super) fn tell_again(&mut self, lifetime: Duration, now: Instant) {
         self.hints.clear();
-        self.known.retain(|_, known| now.saturating_duration_since(known.at) < lifetime);
+        self.known.retain(|_, all| {
+            all.retain(|known| now.saturating_duration_since(known.at) < lifetime);
+            !all.is_empty()
+        });
         let mut known: Vec<(Instant, Numbered)> =
-            self.known.values().map(|known| (known.at, known.notice.clone())).collect();
+            self.known.values().flatten().map(|known| (known.at, known.notice.clone())).collect();
         known.sort_by_key(|(at, _)| *at);
         for (_, notice) in known {
-            // What is in the queue is later.
-            if !self.queue.iter().any(|queued| queued.notice.voids == notice.notice.voids) {
-                self.enqueue(notice);
-            }
+            set_of(&notice).into_iter().for_each(|set| self.wait(set));
+            self.queue.push_back(notice);
         }
         if std::mem::take(&mut self.is_incomplete) {
             self.void_engine();

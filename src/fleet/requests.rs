@@ -16,11 +16,10 @@ use crate::cache::second_tier::{
 };
 
 impl Fleet {
-    /// Looks up, without a time limit.
-    pub(super) async fn ask(&self, link: &Link, look_up: LookUp<'_>) -> Result<LookedUp, Fault> {
+    /// Looks up, without a time limit. `as_of`: the number of the last notice when nothing that concerns the places waited.
+    pub(super) async fn ask(&self, link: &Link, look_up: LookUp<'_>, as_of: u64) -> Result<LookedUp, Fault> {
         let fresh = self.next();
         let lease = look_up.lease.map(|name| Lease { name, holder: fresh.incarnation });
-        let as_of = self.notices.lock().serial();
         let max_record = self.config.max_record();
         // It is released if there is no reply in time.
         let taking = lease.map(|lease| Taking { fleet: self, link, lease, is_decided: false });
@@ -51,8 +50,10 @@ impl Fleet {
     async fn look_up_in_time(&self, look_up: LookUp<'_>) -> (LookUpResult, Option<LookedUp>) {
         // In this order: who gets the place of one that was late sees whether that has opened the breaker.
         let Ok(_permit) = self.in_flight.try_acquire() else { return (LookUpResult::Skipped, None) };
+        // Before the check: what is added after it makes the look-up outdated.
+        let as_of = self.notices.lock().serial();
         let Some(link) = self.usable(look_up.places) else { return (LookUpResult::Skipped, None) };
-        match timeout(self.config.budget, self.ask(&link, look_up)).await {
+        match timeout(self.config.budget, self.ask(&link, look_up, as_of)).await {
             Ok(Ok(looked_up)) => {
                 link.breaker.lock().answered();
                 if looked_up.ticket.is_none() {

@@ -14,6 +14,7 @@ use crate::cache::grants::{CallerScope, PendingGrant, RefusedBy};
 use crate::catalogue::{Catalogue, Origin, Service};
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::Caller;
+use crate::request::key::Scope;
 use crate::telemetry::events::{Event, NewEvent};
 
 /// A refusal whose body has not been read. If it is dropped, the credential itself counts as refused. It must be dropped or
@@ -23,6 +24,7 @@ pub(super) struct UnreadRefusal<'m> {
     caller: Caller,
     service: Service,
     origin: Arc<Origin>,
+    scope: Option<Scope>,
     is_known: bool,
     by: DeniedBy,
     /// Whether it may be about the credential.
@@ -54,6 +56,7 @@ pub(super) fn apply_denial<'m>(
         caller,
         service,
         origin: Arc::clone(catalogue.origin(service)),
+        scope: pending_grant.scope().cloned(),
         is_known: had.in_service,
         by,
         is_to_tell: status == StatusCode::UNAUTHORIZED,
@@ -70,7 +73,8 @@ impl UnreadRefusal<'_> {
 impl Drop for UnreadRefusal<'_> {
     fn drop(&mut self) {
         if let (true, Some(tier)) = (self.is_to_tell, &self.memory.second_tier) {
-            tier.refused(self.caller, (self.service, &self.origin), self.is_known, self.by);
+            let known = (self.scope.as_ref(), self.is_known);
+            tier.refused(self.caller, (self.service, &self.origin), known, self.by);
         }
     }
 }

@@ -105,14 +105,23 @@ impl Tier {
     }
 
     /// Tells all gateways that the credential of a caller was refused. If it is not known here, only if another one knows it.
-    pub(super) fn refused(&self, caller: Caller, (service, origin): (Service, &Origin), is_known: bool, by: DeniedBy) {
+    pub(super) fn refused(
+        &self,
+        caller: Caller,
+        (service, origin): (Service, &Origin),
+        (scope, is_known): (Option<&Scope>, bool),
+        by: DeniedBy,
+    ) {
         let service = service_name(service, origin);
         let message = match by {
             DeniedBy::Upstream => Message::Refused { caller: caller.to_sealed(), service: &service },
             DeniedBy::Intermediary => Message::EngineVoid,
         };
-        let known: &[Name] = if is_known { &[] } else { &[self.names.marker(caller, &service)] };
-        self.tell(self.names.refused(caller, &service, by), NoticeKind::Grants, &message, known.into());
+        // While its first proof is under way elsewhere, there is only the lease for that.
+        let proving = scope.map(|scope| self.names.grant(&CallerScope { caller, scope: scope.clone() }));
+        let marker = self.names.marker(caller, &service);
+        let known = if is_known { Box::default() } else { proving.into_iter().chain([marker]).collect() };
+        self.tell(self.names.refused(caller, &service, by), NoticeKind::Grants, &message, known);
     }
 
     fn tell(&self, set: Name, kind: NoticeKind, message: &Message<'_>, if_known: Box<[Name]>) {

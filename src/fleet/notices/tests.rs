@@ -126,10 +126,29 @@ fn a_new_link_is_told_again_what_may_matter_still_whoever_has_told_it() {
     notices.learn(&read(3, 0, 4), begun + 6 * SECOND);
     notices.tell_again(10 * SECOND, begun + 12 * SECOND);
     assert_eq!(tell(&mut notices, 5, begun), [set(2), set(3)]);
-    // What is in the queue is later.
-    notices.add(notice(2, 1));
-    notices.tell_again(10 * SECOND, begun + SECOND);
-    assert_eq!(notices.begin().unwrap().notice, notice(2, 1));
+}
+
+#[test]
+fn each_notice_about_a_set_is_told_again() {
+    // A master that was behind may have either of them, and not the other one.
+    let (mut notices, now) = (notices(), Clock::System.now());
+    notices.add(notice(1, 0));
+    tell(&mut notices, 1, now);
+    notices.learn(&read(1, 1, 2), now + SECOND);
+    notices.tell_again(10 * SECOND, now + SECOND);
+    let (first, second) = (notices.begin(), {
+        notices.end(order(3), now);
+        notices.begin()
+    });
+    assert_eq!(
+        [first, second].map(|told| told.unwrap().notice.sealed),
+        [notice(1, 0), notice(1, 1)].map(|it| it.sealed)
+    );
+    notices.end(order(4), now);
+    // With more of them than are kept, the engine is voided.
+    (2..=5).for_each(|version| assert!(notices.learn(&read(1, version, 5), now)));
+    notices.tell_again(10 * SECOND, now);
+    assert_eq!(tell(&mut notices, 6, now), [set(1), set(1), set(1), set(1), set(1_000), set(1_001)]);
 }
 
 #[test]
