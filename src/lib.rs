@@ -27,7 +27,9 @@
 //! (metrics, events, health) and `active_config.rs` (the settings in force). There is no middleware, no registration,
 //! and no import circle within a folder.
 //!
-//! `gateway/second_tier.rs` is the only step that asks another cache tier, within a fetch. `gateway/snapshot.rs` keeps
+//! `gateway/second_tier.rs` is the only step that asks another cache tier, within a fetch: for an entry, for a proof, and for
+//! the right to make the call for all gateways (`gateway/claim.rs`). What one gateway must tell the others is a notice
+//! (`gateway/tier.rs`); `gateway/fleet_log.rs` applies those of others. `gateway/snapshot.rs` keeps
 //! memory over a restart (`cache.snapshot`). `gateway/hint.rs` has what the gateways of a fleet tell each other about
 //! upstream, and `gateway/take_hint.rs` what that changes. What leaves the process is sealed (`seal.rs`): a record that was changed,
 //! or that belongs elsewhere, is a miss.
@@ -73,7 +75,8 @@
 //!   only `cache/flights.rs` waits.
 //! - [`upstream`] has the only HTTP client of the gateway, the queues of calls ([`upstream::gate`]), and the ledger of
 //!   upstream's quotas ([`upstream::quota`]). [`proxy_config`] says which route it takes.
-//! - [`fleet`] is a second tier: an engine (Valkey or Redis) that several gateways share. No request depends on it.
+//! - [`fleet`] is a second tier: an engine (Valkey or Redis) that several gateways share, and the log of what they tell each
+//!   other. No request depends on it.
 //! - [`seal`] encrypts what leaves the process, and [`snapshot`] is the file of the snapshot. Both do not know what is in
 //!   the records.
 //! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
@@ -94,10 +97,11 @@
 //!    access key.
 //! 2. **No proof, no share.** A stored response is shown only to a caller with a proof: upstream has answered a call
 //!    with that caller's own credential successfully, in that scope, within `grant_ttl` ([`cache::grants`]). A denial
-//!    ends the grant at once. A caller is a keyed hash ([`request::caller`]) of a token, or of an access key: the
-//!    gateway has verified the caller's signature with it ([`signing::ring`]), or uses the key itself to keep responses
-//!    warm. An unverified signature is no caller. The fast path
-//!    stores heads with tokens only, and looks up the grant each time.
+//!    ends the grant at once. In a fleet, a proof of another gateway counts while this one is in sync
+//!    ([`cache::fleet_sync`]), and a denial ends the grants of all gateways that are in sync within `fleet.sync`. A
+//!    caller is a keyed hash ([`request::caller`]) of a token, or of an access key: the gateway has verified the
+//!    caller's signature with it ([`signing::ring`]), or uses the key itself to keep responses warm. An unverified
+//!    signature is no caller. The fast path stores heads with tokens only, and looks up the grant each time.
 //! 3. **Only a proved or granted caller changes what others see.** Unless it is itself the proof, the response to a
 //!    caller without a grant is not stored, marks no key as uncacheable and begins no backoff for others. No other
 //!    caller waits for it. A renewal, or a call that keeps a response warm, is made for its caller alone. A response to
