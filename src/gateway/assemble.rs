@@ -303,6 +303,11 @@ impl Gateway {
         let _ = HintTaker { active: &active, memory, fetcher, observer, now }.take(hint, age);
     }
 
+    /// In sync with the fleet until this time of [`Self::now`], for tests. With a fleet, the reader of the log says so.
+    pub fn extend_sync(&self, until: Instant) {
+        self.memory.grants.extend_sync(until);
+    }
+
     pub fn observer(&self) -> &Observer {
         &self.observer
     }

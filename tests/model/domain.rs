@@ -221,6 +221,8 @@ pub enum ExtraHeader {
     Vary,
     /// `Retry-After`. `None` is a value that cannot be parsed.
     RetryAfter(Option<Ms>),
+    /// A refusal without `X-Request-Id`: not upstream's own.
+    Intermediary,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -296,6 +298,11 @@ impl UpstreamResult {
             }
             _ => None,
         }
+    }
+
+    /// Whether a denial comes from something between the gateway and upstream.
+    pub fn is_of_intermediary(&self) -> bool {
+        matches!(self, Self::Complete { extra_header: ExtraHeader::Intermediary, .. })
     }
 
     /// The same denial with an incomplete body.

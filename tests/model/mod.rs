@@ -6,7 +6,8 @@
 //! - revocations, catalogue changes, failures, purges and clients that disconnect
 //! - time that passes, and clocks that jump
 //! - limits of upstream, learnt or configured, that hold calls back
-//! - two gateways with a second tier that loses, delays, repeats and swaps records, and gateways that are restarted
+//! - two or three gateways with a second tier that loses, delays, repeats and swaps records, and gateways that are restarted
+//! - gateways that share proofs, denials and calls by it
 //!
 //! The model and the gateway must agree on every response and on every call to upstream. While limits hold calls back,
 //! the model does not know when each is sent. Then it takes that from the gateway, and the rules must allow it. In
@@ -24,12 +25,12 @@
 //! - [`rules`]: the model.
 //! - [`property`]: the safety property, judged from the history alone.
 //! - [`driver`]: runs a sequence.
-//! - [`tiered`]: runs a sequence of two gateways with a second tier. It has the property, and no rules.
+//! - [`tiered`]: runs a sequence of gateways with a second tier. It has the property, and no rules.
 //!
 //! A failure prints its seed. These environment variables begin with `WORKSPACE_GATEWAY_TEST_MODEL_`:
 //! - `SEED` repeats the sequences of a seed.
 //! - `SEQUENCES` is the number of sequences.
-//! - `KIND` chooses a kind of sequences: `ordinary`, `paced` or `tiered`.
+//! - `KIND` chooses a kind of sequences: `ordinary`, `paced`, `tiered` or `fleet`.
 //! - With `RANDOM` they are others each time.
 //! - With `AS_FOUND` a failure is reported as it was found, and not shrunk first.
 //!
@@ -73,11 +74,13 @@ const FIRST: u64 = 34;
 const PACED: u64 = 1 << 32;
 /// From this seed on, there are two gateways and a second tier.
 const TIERED: u64 = 2 << 32;
-/// For so many batches of ordinary sequences, there is one of each of the two other kinds.
+/// From this seed on, they share proofs, denials and calls.
+const FLEET: u64 = 3 << 32;
+/// For so many batches of ordinary sequences, there is one of each of the three other kinds.
 const OTHERS: u64 = 5;
 
 /// Each of these must happen at least 20 times in that many sequences. Otherwise the sequences no longer test the rule.
-const RULES: [&str; 110] = [
+const RULES: [&str; 115] = [
     "304 to the client",
     "304",
     "429 for all waiters",
@@ -143,12 +146,17 @@ const RULES: [&str; 110] = [
     "not a product list",
     "older than the entry",
     "only-if-cached without an entry",
+    "notice told",
+    "notices missed",
     "operation turned private",
     "private operation after a purge of a project",
+    "proof of another gateway",
+    "proof stored in the second tier",
     "proof too slow",
     "proof",
     "purge beside a second tier",
     "purge",
+    "read in the log",
     "record of another key",
     "record of the second tier",
     "record that is void",
@@ -241,11 +249,12 @@ fn seeds(random: Option<u64>, batches: u64) -> Vec<u64> {
         Ok("ordinary") => from(first),
         Ok("paced") => from(PACED + others),
         Ok("tiered") => from(TIERED + others),
-        Ok(kind) => panic!("{KIND} is ordinary, paced or tiered, not {kind}"),
+        Ok("fleet") => from(FLEET + others),
+        Ok(kind) => panic!("{KIND} is ordinary, paced, tiered or fleet, not {kind}"),
         Err(_) => (0..batches.div_ceil(OTHERS))
             .flat_map(|group| {
                 let ordinary = group * OTHERS..batches.min((group + 1) * OTHERS);
-                [PACED, TIERED]
+                [PACED, TIERED, FLEET]
                     .map(|kind| kind + others + group)
                     .into_iter()
                     .chain(ordinary.map(move |batch| first + batch))
@@ -261,7 +270,7 @@ fn run_batch(seed: u64, tally: &Mutex<Tally>) -> Result<(), String> {
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     for _ in 0..BATCH {
         let verdict = if seed >= TIERED {
-            let sequence = generate(&mut runner, &tiered::steps::sequence());
+            let sequence = generate(&mut runner, &tiered::steps::sequence(seed >= FLEET));
             let run = |steps: &[tiered::steps::Step]| {
                 tiered::run(&tiered::steps::Sequence { steps: steps.to_vec(), ..sequence })
             };

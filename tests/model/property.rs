@@ -7,21 +7,27 @@
 //! windows for a valid reason. A denial counts from its head on. Until its body has arrived, a 401 denies all grants of
 //! its caller in the service.
 //!
-//! What other processes have got counts, too, if this one has it from a second tier or from a snapshot (`kept`).
+//! What other processes have got counts, too, if this one has it from a second tier or from a snapshot (`kept`). So do
+//! their proofs and denials, if this one knows them (`fleet`).
 //!
 //! No call is made twice: of the callers that may share a response, one calls at a time.
 
+mod fleet;
 mod kept;
 
 use super::domain::{
     CacheRequest, CallerId, ExtraHeader, Failure, History, KeyId, Ms, RequestId, UpstreamResult, Version,
 };
-use super::domain::{RequestDirectives, SCOPES, ScopeId, UpstreamState, is_list, scope_of, service_of};
+use super::domain::{
+    RequestDirectives, SCOPES, ScopeId, UpstreamState, is_list, scope_of, service_of, service_of_scope,
+};
 use super::driver::ClientResponse;
 use super::limits::LIMITS;
 use super::scripted_upstream::UpstreamRequest;
 use super::settings::Settings;
 use super::steps::Outcome;
+use fleet::Fleet;
+pub use fleet::{Borrowed, Denied, Order};
 pub use kept::Copy;
 use kept::EarlierCall;
 
@@ -121,6 +127,7 @@ pub struct Property {
     changed: [Option<Ms>; SCOPES.len()],
     /// Operations whose responses vary on the credential, as upstream has told a granted caller.
     varying: Vec<&'static str>,
+    fleet: Fleet,
 }
 
 impl Property {
@@ -128,7 +135,18 @@ impl Property {
         let (calls, earlier, copies) = (Vec::new(), Vec::new(), Vec::new());
         let (requests, varying) = (Vec::new(), Vec::new());
         let (purged, changed) = ([None; SCOPES.len()], [None; SCOPES.len()]);
-        Self { settings, calls, earlier, copies, requests, purged, last_purge: None, changed, varying }
+        Self {
+            settings,
+            calls,
+            earlier,
+            copies,
+            requests,
+            purged,
+            last_purge: None,
+            changed,
+            varying,
+            fleet: Fleet::default(),
+        }
     }
 
     /// A clock jumps: this much time passes for rules, but not for timers.
@@ -211,7 +229,7 @@ impl Property {
     }
 
     /// Whether the grant of a caller ends so soon that a call may renew it, beside others for the same key.
-    fn ends_soon(&self, caller: CallerId, scope: ScopeId, at: Ms) -> bool {
+    pub fn ends_soon(&self, caller: CallerId, scope: ScopeId, at: Ms) -> bool {
         let (_, longest) = self.settings.renewal_leads();
         let most = self.settings.grant_ttl.saturating_sub(longest);
         longest > 0 && !self.is_proved(caller, scope, most, at)
@@ -263,14 +281,17 @@ impl Property {
             .expect("the call has started");
         let UpstreamRequest { caller, key, .. } = self.calls[index].request;
         // Other calls may end at the same moment with a denial, so the order counts.
-        let was_proved = self.is_proved(caller, scope_of(key), self.settings.grant_ttl, at);
+        let grant_ttl = self.settings.grant_ttl;
+        let was_proved = self.is_proved(caller, scope_of(key), grant_ttl, at);
+        let was_proved_here = self.own_proof(caller, scope_of(key), grant_ttl, at).is_some();
         let answer_order = self.answered_calls();
         let call = &mut self.calls[index];
         (call.end, call.was_proved) = (Some((at, result.clone())), was_proved);
         if call.head.is_none() {
             call.answer_order = answer_order;
         }
-        self.calls[index].is_void = self.is_denied_since(&self.calls[index], at);
+        let call = &self.calls[index];
+        self.calls[index].is_void = self.is_denied_since(call, at) || self.has_missed_since(call.sent, at);
         let is_proof = result.list(key, self.calls[index].request.validator).is_some();
         if is_proof && !self.calls[index].is_void && !self.calls[index].is_relay {
             let is_same_caller_scope =
@@ -285,7 +306,7 @@ impl Property {
         let call = &self.calls[index];
         let (is_unsafe, is_relay, sent) = (call.request.is_unsafe, call.is_relay, call.sent);
         let scope = scope_of(key);
-        if is_unsafe && was_proved && result.is_change() {
+        if is_unsafe && was_proved_here && result.is_change() {
             self.changed[scope] = Some(at);
         }
         let varies = matches!(result, UpstreamResult::Complete { status: 200, extra_header: ExtraHeader::Vary, .. })
@@ -328,6 +349,7 @@ impl Property {
             Outcome::Regular { as_sent: false } => regular(history.now()),
             Outcome::NoStore => complete().with(ExtraHeader::NoStore),
             Outcome::Vary => complete().with(ExtraHeader::Vary),
+            Outcome::Intermediary => error(403).with(ExtraHeader::Intermediary),
             Outcome::LongRefusal => complete().lengthened(),
             Outcome::ErrorWith200 => UpstreamResult::complete(
                 200,
@@ -443,7 +465,8 @@ impl Property {
         let is_granted = self.is_proved(caller, scope, grant, at);
         let extended_proof = self.proof(caller, scope, Settings::OUTAGE_GRACE, at).filter(|_| is_extended);
         let earlier_proof = self.earlier_proof(caller, scope, at).filter(|_| is_extended);
-        let extended_until = extended_proof.map(|proved| proved + grant).max(earlier_proof);
+        let lapsed_until = self.lapsed_until(caller, scope, at).filter(|_| is_extended);
+        let extended_until = extended_proof.map(|proved| proved + grant).max(earlier_proof).max(lapsed_until);
         let (lifetime, sent_until) = match extended_until {
             _ if is_granted => (grant, at),
             Some(until) => (Settings::OUTAGE_GRACE, until),
@@ -531,10 +554,16 @@ impl Property {
     /// When the latest proof of a caller within `lifetime` was sent that upstream has not denied since. A 401 denies all
     /// grants of the caller in the service, unless it is the service's own.
     fn proof(&self, caller: CallerId, scope: ScopeId, lifetime: Ms, at: Ms) -> Option<Ms> {
+        let borrowed = self.borrowed_proof(caller, scope, lifetime.min(self.settings.grant_ttl), at);
+        self.own_proof(caller, scope, lifetime, at).max(borrowed)
+    }
+
+    /// The same, of the calls of this process only.
+    pub fn own_proof(&self, caller: CallerId, scope: ScopeId, lifetime: Ms, at: Ms) -> Option<Ms> {
         let is_proof = |call: &&Call| {
             let is_own = (call.request.caller, scope_of(call.request.key)) == (caller, scope);
             let is_valid = !call.is_relay && !call.is_void && call.sent + lifetime > at && call.list(at).is_some();
-            is_own && is_valid && !self.is_denied_since(call, at)
+            is_own && is_valid && !self.is_denied_since(call, at) && !self.has_missed_since(call.sent, at)
         };
         self.calls.iter().filter(is_proof).map(|call| call.sent).max()
     }
@@ -543,16 +572,32 @@ impl Property {
     /// later. The response to an unsafe method counts only if it is about the credential. A 401 without its body counts
     /// as such.
     fn is_denied_since(&self, proof: &Call, at: Ms) -> bool {
-        self.calls.iter().filter(|call| call.request.caller == proof.request.caller).any(|call| {
-            let Some((answered, result)) = call.answered(at) else { return false };
-            let Some(status) = result.denial() else { return false };
-            let is_in_scope = scope_of(call.request.key) == scope_of(proof.request.key) && !call.request.is_unsafe;
-            let is_in_service = service_of(call.request.key) == service_of(proof.request.key);
-            let is_of_credential = if call.lacks_body() { status == 401 } else { result.denies_credential() };
-            let concerns_proof = is_in_scope || is_in_service && is_of_credential;
-            concerns_proof
-                && (call.answer_order > proof.answer_order || answered > proof.sent && call.sent >= proof.sent)
-        })
+        let UpstreamRequest { caller, key, .. } = proof.request;
+        self.is_told_since(caller, scope_of(key), proof.sent, at)
+            || self.calls.iter().filter(|call| call.request.caller == caller).any(|call| {
+                let Some((answered, result)) = call.answered(at) else { return false };
+                self.concerns(call, result, scope_of(key))
+                    && (call.answer_order > proof.answer_order || answered > proof.sent && call.sent >= proof.sent)
+            })
+    }
+
+    /// Whether the result of a call is a denial that ends the grant of its caller in a scope.
+    fn concerns(&self, call: &Call, result: &UpstreamResult, scope: ScopeId) -> bool {
+        let Some(status) = result.denial() else { return false };
+        let is_in_scope = scope_of(call.request.key) == scope && !call.request.is_unsafe;
+        let is_in_service = service_of(call.request.key) == service_of_scope(scope);
+        let is_of_credential = if call.lacks_body() { status == 401 } else { result.denies_credential() };
+        is_in_scope || is_in_service && is_of_credential
+    }
+
+    /// Another gateway has told of a change, or this one has made one for a caller with a borrowed proof.
+    pub fn told_changed(&mut self, scope: ScopeId, at: Ms) {
+        self.changed[scope] = Some(at);
+    }
+
+    /// Another gateway has told that the responses of an operation vary on the credential.
+    pub fn told_varying(&mut self, operation: &'static str) {
+        self.varying.push(operation);
     }
 
     /// Whether enough calls for a key have been answered while a request waited that it may make its own.

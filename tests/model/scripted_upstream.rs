@@ -31,6 +31,9 @@ use super::domain::{
 /// Identifies the request of a client. It is relayed with the request.
 pub const X_REQUEST_NUMBER: &str = "x-number";
 
+/// Upstream's own responses have it.
+const X_REQUEST_ID: &str = "x-request-id";
+
 /// Far more requests than a sequence has.
 const MAX_REQUESTS: RequestId = 4_096;
 
@@ -204,8 +207,11 @@ fn response(id: RequestId, result: UpstreamResult) -> Result<Response<Bytes>, Up
     if let Some(etag) = etag {
         response = response.header(ETAG, etag.to_tag());
     }
+    if matches!(status, 401 | 403) && extra_header != ExtraHeader::Intermediary {
+        response = response.header(X_REQUEST_ID, "upstream");
+    }
     response = match extra_header {
-        ExtraHeader::None => response,
+        ExtraHeader::None | ExtraHeader::Intermediary => response,
         ExtraHeader::NoStore => response.header(CACHE_CONTROL, "no-store"),
         ExtraHeader::Vary => response.header(VARY, "accept, X-Auth-Token"),
         ExtraHeader::RetryAfter(Some(ms)) => response.header(RETRY_AFTER, ms / SECOND),
@@ -216,7 +222,7 @@ fn response(id: RequestId, result: UpstreamResult) -> Result<Response<Bytes>, Up
 
 /// A refusal with an incomplete body.
 fn endless(status: u16) -> CallerRefusal {
-    let (head, ()) = Response::builder().status(status).body(()).unwrap().into_parts();
+    let (head, ()) = Response::builder().status(status).header(X_REQUEST_ID, "upstream").body(()).unwrap().into_parts();
     CallerRefusal { head, body: Box::pin(std::future::ready(None)) }
 }
 

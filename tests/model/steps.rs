@@ -180,6 +180,8 @@ pub enum Outcome {
     NotModified,
     /// The service's own 401. It is about the request, not about the credential.
     RefusedByService,
+    /// A 403 of something between the gateway and upstream.
+    Intermediary,
     ConnectionRefused,
     /// The name is not resolved.
     Unreachable,

@@ -1,23 +1,31 @@
-//! Sequences with a second tier: two gateways on one engine that misbehaves, and gateways that are restarted.
+//! Sequences with a second tier: two or three gateways on one engine that misbehaves, and gateways that are restarted.
 //!
 //! The rules (`rules`) do not know the tier. Each response is judged by the safety property. In addition:
 //! - What a gateway gets from the tier counts as upstream's response, with its true age, only if it was stored for this
 //!   key, and nothing that was told to the engine since has made it void.
-//! - Only a response that is for all granted callers is stored.
-//! - The tier is asked for a record only for a caller with a grant.
+//! - A proof that a gateway gets from the tier counts as the caller's, with its true age, while the gateway is in sync. It ends
+//!   with each denial that the gateway knows or is told of, and is later than all of them.
+//! - Only a response that is for all granted callers is stored, and only a proof that counts.
+//! - Each denial, purge, change and private scope is told, and nothing else.
+//! - The tier is asked for an entry only for a caller with a grant, or together with the caller's own grant.
 //! - A request that can be answered from the tier is. After a restart that is so for the snapshot, too, also if the
 //!   caller's own call fails.
-//! - No request waits without a call for longer than a look-up may take.
+//! - No request waits without a call anywhere for longer than a look-up and a pause may take, or until the lease of a gateway
+//!   that was killed has ended. While all is well, no two gateways call upstream for the same.
 //!
 //! No two calls return the same list. So it is known from which call a list comes.
 //!
 //! - [`steps`]: what can happen.
 //! - `engine`: the second tier.
+//! - `link`: what a gateway has told it, and has read of it.
+//! - `notices`: what gateways tell each other.
 //! - `process`: a gateway.
 //! - `judge`: judges what the gateways have done.
 
 mod engine;
 mod judge;
+mod link;
+mod notices;
 mod process;
 pub mod steps;
 
@@ -43,15 +51,23 @@ use super::property::Property;
 use super::rules::Tally;
 use super::settings::Settings;
 use super::steps::Outcome;
-use engine::{Engine, RecordId};
+use engine::{Engine, LEASE, NoticeId, RecordId};
+use notices::{Expected, Meaning, denials, entries_voided};
 use process::{Call, Folder, Process};
-use steps::{Fault, GATEWAYS, GatewayId, Mode, Sequence, Step};
+use steps::{Fault, GatewayId, Mode, Sequence, Step};
 
 /// Clocks of two machines may differ by this much. So a copy may seem so much older than it is, and a little more.
 const SKEW: Ms = 6 * SECOND;
 
 /// The longest time that a request may wait for the tier, and a little more.
 const LONGEST_LOOK_UP: Ms = 10;
+
+/// The longest time that a request may wait until it looks again whether another gateway has what it needs, and the time for
+/// that.
+const LONGEST_PAUSE: Ms = 100 + 2 * LONGEST_LOOK_UP;
+
+/// How long a gateway is in sync after it has read the log.
+const SYNC: Ms = SECOND;
 
 /// After so many completed calls a sequence ends: there is no other list.
 const MAX_LISTS: u8 = 200;
@@ -65,6 +81,17 @@ struct Completed {
     id: RequestId,
     /// Its response, if other gateways may have it.
     source: Option<Source>,
+    /// What it proves.
+    proof: Option<ProofSource>,
+}
+
+/// A proof.
+struct ProofSource {
+    caller: CallerId,
+    scope: ScopeId,
+    sent: Ms,
+    /// The same, by the time that has really passed.
+    real_sent: Ms,
 }
 
 /// A response.
@@ -87,6 +114,16 @@ struct Driver {
     folder: Option<Folder>,
     sources: HashMap<RecordId, Source>,
     places: HashMap<Name, KeyId>,
+    proofs: HashMap<RecordId, ProofSource>,
+    grant_places: HashMap<Name, (CallerId, ScopeId)>,
+    /// What gateways have told each other.
+    meanings: HashMap<NoticeId, Meaning>,
+    /// What the process with this number must tell now.
+    expected: (usize, Vec<Expected>),
+    /// Whether nothing has happened that makes several gateways call upstream for the same.
+    is_calm: bool,
+    /// Until when, by timers, a lease may have no holder that lives.
+    forsaken_until: Ms,
     /// What the engine was told to be void, and when.
     told: Vec<(Ms, Selection)>,
     history: History,
@@ -140,6 +177,12 @@ impl Driver {
             folder: has_restart.then(Folder::new),
             sources: HashMap::new(),
             places: HashMap::new(),
+            proofs: HashMap::new(),
+            grant_places: HashMap::new(),
+            meanings: HashMap::new(),
+            expected: (0, Vec::new()),
+            is_calm: true,
+            forsaken_until: 0,
             told: Vec::new(),
             history: History::new(UpstreamState::new(false)),
             lists: 0,
@@ -157,7 +200,7 @@ impl Driver {
         };
         // Views that differ would make scopes private in a way that only the gateway knows.
         (0..SCOPES.len()).for_each(|scope| driver.history.change(0, &Change::Views(scope, false)));
-        (0..GATEWAYS).for_each(|gateway| {
+        (0..sequence.gateways).for_each(|gateway| {
             let process = driver.start(gateway);
             driver.processes.push(process);
         });
@@ -187,7 +230,7 @@ impl Driver {
     async fn run(&mut self, steps: &[Step]) -> Result<(), String> {
         for step in steps {
             self.pass(1).await?;
-            for gateway in 0..GATEWAYS {
+            for gateway in 0..self.processes.len() {
                 self.time_out_overdue_calls(gateway).await?;
             }
             if self.lists >= MAX_LISTS {
@@ -196,11 +239,19 @@ impl Driver {
             self.record(&format!("{step:?}"));
             self.step(step).await?;
         }
-        self.pass(LONGEST_LOOK_UP).await
+        self.pass(LEASE + LONGEST_PAUSE).await
     }
 
     async fn step(&mut self, step: &Step) -> Result<(), String> {
-        match *step {
+        self.is_calm &= matches!(
+            step,
+            Step::Request { directives: RequestDirectives::None, .. }
+                | Step::Fetch { .. }
+                | Step::Complete { outcome: Outcome::Regular { .. }, .. }
+                | Step::Read { .. }
+                | Step::Pass(_)
+        );
+        match *step.clone().on(self.processes.len()) {
             Step::Request { gateway, key, caller, directives } => {
                 self.request(gateway, key, caller, directives, false).await.map(|_| ())
             }
@@ -243,8 +294,14 @@ impl Driver {
                 process.property = before.restarted(ended);
                 self.observe().await
             }
+            Step::Read { gateway, most, again } => self.read(gateway, most, again).await,
             Step::Engine(ref fault) => self.spoil(fault).await,
         }
+    }
+
+    /// The time by timers.
+    fn timer_now(&self) -> Ms {
+        self.now - self.jumped
     }
 
     /// Another process takes the place of one. Returns what is known of that.
@@ -252,6 +309,7 @@ impl Driver {
         let process = self.start(gateway);
         let mut killed = std::mem::replace(&mut self.processes[gateway], process);
         killed.kill();
+        self.forsaken_until = self.timer_now() + LEASE + LONGEST_PAUSE;
         let property = std::mem::replace(&mut killed.property, Property::new(self.settings));
         self.killed.push(killed);
         self.observe().await?;
@@ -263,9 +321,10 @@ impl Driver {
         match *fault {
             Fault::Mode(mode) => {
                 self.engine.set_mode(mode);
+                self.forsaken_until = self.timer_now() + LEASE + LONGEST_PAUSE;
                 if matches!(mode, Mode::Well | Mode::Slow) {
+                    self.tell_again();
                     for process in &mut self.processes {
-                        process.link.tell();
                         self.told.extend(process.to_tell.drain(..).map(|selection| (self.now, selection)));
                     }
                 }
@@ -275,12 +334,20 @@ impl Driver {
                 self.engine.flush();
                 // Whatever comes from before is void.
                 self.told.push((self.now, [true; SCOPES.len()]));
+                if matches!(self.engine.mode(), Mode::Well | Mode::Slow) {
+                    self.tell_again();
+                }
             }
             // Then gateways know only what they have seen themselves.
-            Fault::ForgetVoided => {
+            Fault::ForgetVoided(by_all) => {
                 self.engine.forget_voided();
                 self.told.clear();
+                for process in self.processes.iter_mut().filter(|_| by_all) {
+                    process.link.forget();
+                    process.property.forget_voids();
+                }
             }
+            Fault::LoseLog => self.engine.lose_log(),
             Fault::Delay(is_delaying) => self.engine.delay(is_delaying),
             Fault::Repeat(pick, label) => self.engine.repeat(pick, label),
             Fault::Swap(one, other) => self.engine.swap(one, other),
@@ -346,7 +413,10 @@ impl Driver {
         if project.is_none() {
             process.property.purged_whole(operation);
         }
-        self.make_void(gateway, std::array::from_fn(selected));
+        let selection = std::array::from_fn(selected);
+        self.make_void(gateway, selection);
+        let whole = project.is_none().then_some(operation);
+        self.expect(gateway, vec![Expected::always(Meaning::Purged(selection, whole))]);
         self.observe().await
     }
 
@@ -388,8 +458,20 @@ impl Driver {
         };
         process.waiting.is_empty()
             && process.upstream.in_flight().is_empty()
-            && process.property.is_proved(caller, scope_of(key), self.settings.grant_ttl, self.now)
+            && (process.property.own_proof(caller, scope_of(key), self.settings.grant_ttl, self.now).is_some()
+                || self.can_borrow(process, caller, scope_of(key)))
             && in_tier.into_iter().chain(process.property.kept(key)).any(may_have)
+    }
+
+    /// Whether a gateway must use the proof of another one.
+    fn can_borrow(&self, process: &Process, caller: CallerId, scope: ScopeId) -> bool {
+        let place = self.grant_places.iter().find(|(_, its)| **its == (caller, scope));
+        let record = place.filter(|_| self.engine.mode() == Mode::Well).and_then(|(place, _)| self.engine.holds(place));
+        let proof = record.and_then(|record| self.proofs.get(&record));
+        proof.is_some_and(|proof| {
+            let is_young = self.now - proof.sent + SKEW < self.settings.grant_ttl;
+            is_young && self.last_move < proof.sent && !process.property.knows_denial(caller)
+        }) && process.property.is_in_sync(self.now + LONGEST_LOOK_UP)
     }
 
     /// Whether a request whose call has failed must be answered from what a snapshot had.
@@ -414,6 +496,8 @@ impl Driver {
         let process = &mut self.processes[gateway];
         let result = process.property.answer(id, outcome, &self.history);
         let event = format!("    the call of #{id} of gateway {gateway} completes: {result:?}");
+        self.expected = (process.number, denials(&process.property, id, &result, self.settings.grant_ttl, self.now));
+        let request = process.property.request_of(id);
         let before: Vec<_> =
             (0..SCOPES.len()).map(|scope| (process.property.varies(scope), process.property.changed(scope))).collect();
         process.property.completed(id, self.now, &result);
@@ -422,6 +506,10 @@ impl Driver {
         let after = |scope: ScopeId| (process.property.varies(scope), process.property.changed(scope));
         let voided: Selection =
             std::array::from_fn(|scope| after(scope).0 && !before[scope].0 || after(scope).1 != before[scope].1);
+        let varies = after(scope_of(request.key)).0 && !before[scope_of(request.key)].0;
+        let proof = process.property.proof_of(id);
+        let proof = proof.map(|(caller, scope, sent)| ProofSource { caller, scope, sent, real_sent });
+        self.expected.1.extend(entries_voided(&request, &result, voided[scope_of(request.key)], varies));
         let source = process.property.shared(id).map(|(key, list, sent)| Source { key, list, sent, real_sent });
         process.upstream.complete(id, result);
         self.record(&event);
@@ -429,7 +517,7 @@ impl Driver {
             self.make_void(gateway, voided);
         }
         let must_be_stale = matches!(outcome, Outcome::Status(500..=504)) && self.can_be_stale(gateway, id);
-        self.look(Some(Completed { gateway, id, source })).await?;
+        self.look(Some(Completed { gateway, id, source, proof })).await?;
         if must_be_stale {
             self.count("stale because of a snapshot");
             if !self.processes[gateway].listed.contains(&id) {
@@ -454,9 +542,16 @@ impl Driver {
                 break;
             }
         }
-        let idle = |process: &&Process| !process.waiting.is_empty() && process.upstream.in_flight().is_empty();
-        match self.processes.iter().find(idle).filter(|_| span >= LONGEST_LOOK_UP) {
-            Some(process) => Err(format!("RULES: #{} waits, and no call is in flight", process.waiting[0])),
+        let now = self.timer_now();
+        let waits = |process: &&Process| {
+            let since = process.idle_since.filter(|since| now > *since + LONGEST_PAUSE);
+            since.is_some() && now > self.forsaken_until
+        };
+        match self.processes.iter().find(waits) {
+            Some(process) => Err(format!(
+                "RULES: #{} of process {} waits, and no call is in flight",
+                process.waiting[0], process.number
+            )),
             None => Ok(()),
         }
     }

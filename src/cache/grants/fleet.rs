@@ -25,6 +25,11 @@ impl Grants {
         Self { sync: Some(sync), ..self }
     }
 
+    /// In sync until this time, or longer if that is known.
+    pub(crate) fn extend_sync(&self, until: Instant) {
+        self.sync.iter().for_each(|sync| sync.extend(until));
+    }
+
     /// Takes a proof of another gateway, whose request was sent at `proved`. Returns whether the caller now has a
     /// better grant: one that is live or covers more, or that rests on a later proof.
     ///

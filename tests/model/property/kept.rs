@@ -38,12 +38,14 @@ impl Property {
             call.list(at).is_some() && self.shared(id).is_some() && !self.may_prevent_copy(key, call.sent, at)
         };
         let are_shared: Vec<bool> = self.calls.iter().map(is_shared).collect();
-        let are_void: Vec<bool> = self.calls.iter().map(|call| self.is_denied_since(call, at)).collect();
+        let is_void = |call: &Call| self.is_denied_since(call, at);
+        let are_void: Vec<bool> = self.calls.iter().map(is_void).collect();
         let calls = std::mem::take(&mut self.calls).into_iter().zip(are_shared.into_iter().zip(are_void));
         self.earlier.extend(calls.map(|(call, (is_shared, is_void))| {
             let is_void = is_void || call.is_void;
             EarlierCall { call: Call { is_void, ..call }, ended: at, is_shared, has_response: true }
         }));
+        self.end_borrowed(at);
         let Self { purged, changed, .. } = self;
         let is_known_void = |key: KeyId, sent: Ms| {
             let scope = scope_of(key);
@@ -89,7 +91,11 @@ impl Property {
             let is_valid = !call.is_relay && !call.is_void && call.sent + Settings::OUTAGE_GRACE > at;
             is_own && is_valid && call.list(at).is_some() && !self.is_denied_since(call, at)
         };
-        let until = |earlier: &EarlierCall| earlier.ended.min(earlier.call.sent + self.settings.grant_ttl);
+        let missed = self.fleet.missed.unwrap_or(Ms::MAX);
+        let until = |earlier: &EarlierCall| {
+            let until = earlier.ended.min(earlier.call.sent + self.settings.grant_ttl);
+            if earlier.call.sent <= missed { until.min(missed) } else { until }
+        };
         self.earlier.iter().filter(is_proof).map(until).max()
     }
 
@@ -106,6 +112,19 @@ impl Property {
         let is_shared = SCOPES[scope_of(key)].is_shared && !self.varies(scope_of(key));
         let list = call.list(*at).filter(|_| is_storable && is_shared && !call.is_void && !call.is_relay)?;
         Some((key, list, call.sent))
+    }
+
+    /// The last call of a request.
+    pub fn request_of(&self, id: RequestId) -> UpstreamRequest {
+        self.calls.iter().rfind(|call| call.request.id == id).expect("the call has started").request
+    }
+
+    /// Whom the last call of a request proves, and when it was sent.
+    pub fn proof_of(&self, id: RequestId) -> Option<(CallerId, ScopeId, Ms)> {
+        let call = self.calls.iter().rfind(|call| call.request.id == id && call.end.is_some())?;
+        let UpstreamRequest { caller, key, .. } = call.request;
+        let is_proof = !call.is_relay && !call.is_void && call.list(Ms::MAX).is_some();
+        is_proof.then_some((caller, scope_of(key), call.sent))
     }
 
     /// Whether upstream has told a caller with a proof that the responses of an operation vary on the credential.

@@ -1,41 +1,39 @@
-//! The second tier in memory, and how it can misbehave. It cannot read or forge a record, as no engine can.
+//! The second tier in memory, and how it can misbehave. It cannot read or forge a record or a notice, as no engine can.
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::{Future, pending, ready};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use workspace_gateway::testing::cache::second_tier::{
-    Lease, LookUp, LookedUp, Name, NewRecord, Notice, Order, Place, SecondTier, Ticket,
+    Lease, LeaseState, Name, Notice, NoticeKind, Order, Place, RecordKind,
 };
-use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::clock::Clock;
 
 use super::super::domain::Ms;
 use super::super::driver::milliseconds;
 use super::steps::{Label, Mode, Pick};
 
-/// Where the engine's clock begins (ms since 1970).
-const EPOCH: Ms = 1_800_000_000_000;
-
-/// How long a look-up takes in the slow mode.
-const SLOW: Duration = Duration::from_millis(3);
+/// A lease that is not renewed ends after this.
+pub const LEASE: Ms = 1000;
 
 /// Identifies a record, in the order in which they were stored.
 pub type RecordId = usize;
 
+/// Identifies a notice, in the order in which gateways made them.
+pub type NoticeId = usize;
+
 #[derive(Clone)]
-struct Record {
-    id: RecordId,
+pub(super) struct Record {
+    pub(super) id: RecordId,
+    pub(super) kind: RecordKind,
     /// The place and the order for which it was sealed.
-    place: Place,
-    order: Order,
+    pub(super) place: Place,
+    pub(super) order: Order,
     /// The order that the engine says it has.
-    label: Order,
-    sealed: Bytes,
+    pub(super) label: Order,
+    pub(super) sealed: Bytes,
+    pub(super) marker: Option<Name>,
 }
 
 /// What a gateway has got.
@@ -43,15 +41,38 @@ pub struct Given {
     pub process: usize,
     pub place: Name,
     pub record: RecordId,
+    pub kind: RecordKind,
+    pub order: Order,
+    /// Whether it is what was stored there.
+    pub is_genuine: bool,
     /// When it was looked up, by timers.
     pub at: Ms,
 }
 
-/// A look-up for a record. Not the ones for a ticket only.
+/// A look-up for records. Not the ones for a ticket only.
 pub struct Asked {
     pub process: usize,
-    pub place: Name,
+    pub places: Vec<Name>,
     pub at: Ms,
+}
+
+/// What a gateway has stored.
+pub struct Stored {
+    pub process: usize,
+    pub place: Name,
+    pub record: RecordId,
+    pub kind: RecordKind,
+}
+
+/// What a gateway wants all gateways to know.
+pub struct Noticed {
+    pub process: usize,
+    pub notice: NoticeId,
+    pub kind: NoticeKind,
+    /// Whether it is told whether or not the engine knows the caller.
+    pub is_for_known: bool,
+    /// When the engine was told, the last ticket that it voids.
+    pub order: Option<Order>,
 }
 
 /// What has happened since the last look.
@@ -59,41 +80,69 @@ pub struct Asked {
 pub struct Seen {
     pub asked: Vec<Asked>,
     pub given: Vec<Given>,
-    /// The processes that have stored a record, its place, and the record.
-    pub stored: Vec<(usize, Name, RecordId)>,
+    pub stored: Vec<Stored>,
+    pub noticed: Vec<Noticed>,
+}
+
+pub(super) struct LogEntry {
+    pub(super) number: u64,
+    pub(super) order: Order,
+    pub(super) notice: NoticeId,
+}
+
+struct HeldLease {
+    process: usize,
+    /// `None`: other gateways make their own calls.
+    holder: Option<[u8; 16]>,
+    /// `None` while the holder renews it.
+    until: Option<Ms>,
 }
 
 #[derive(Default)]
-struct State {
-    mode: Mode,
+pub(super) struct State {
+    pub(super) mode: Mode,
     /// How far its clock was moved (ms).
-    moved: i64,
-    incarnation: u8,
-    tickets: u64,
-    connection: u64,
-    /// The last ticket at the time when a set became void.
-    voided: HashMap<Name, u64>,
-    records: BTreeMap<Name, Record>,
+    pub(super) moved: i64,
+    pub(super) incarnation: u8,
+    pub(super) tickets: u64,
+    pub(super) connection: u64,
+    /// The last ticket at the time when a set became void, and the notice of that.
+    voided: HashMap<Name, (u64, NoticeId)>,
+    pub(super) records: BTreeMap<Name, Record>,
     /// All that it was ever sent.
-    history: Vec<Record>,
-    is_delaying: bool,
+    pub(super) history: Vec<Record>,
+    pub(super) is_delaying: bool,
     delayed: Vec<Record>,
-    seen: Seen,
+    pub(super) notices: Vec<Notice>,
+    pub(super) log: Vec<LogEntry>,
+    /// The number of the last notice in the log.
+    pub(super) last: u64,
+    leases: HashMap<Name, HeldLease>,
+    holders: u128,
+    pub(super) seen: Seen,
 }
 
 pub struct Engine {
-    start: Instant,
+    pub(super) start: Instant,
     state: Mutex<State>,
 }
 
 impl State {
-    fn is_void(&self, place: &Place, order: Order) -> bool {
+    pub(super) fn order(&self, number: u64) -> Order {
+        Order { incarnation: [self.incarnation; 16], number }
+    }
+
+    pub(super) fn is_reached(&self) -> bool {
+        matches!(self.mode, Mode::Well | Mode::Slow)
+    }
+
+    pub(super) fn is_void(&self, place: &Place, order: Order) -> bool {
         let mut voided = place.sets.iter().filter_map(|set| self.voided.get(set));
-        order.incarnation != [self.incarnation; 16] || voided.any(|last| *last >= order.number)
+        order.incarnation != [self.incarnation; 16] || voided.any(|(last, _)| *last >= order.number)
     }
 
     /// Stores a record, unless one with a later ticket is there.
-    fn put(&mut self, record: Record) {
+    pub(super) fn put(&mut self, record: Record) {
         let is_outdated = self.records.get(&record.place.record).is_some_and(|there| {
             there.label.incarnation == record.label.incarnation && there.label.number >= record.label.number
         });
@@ -102,11 +151,63 @@ impl State {
         }
     }
 
-    fn tell(&mut self, notice: &Notice) {
-        self.tickets += 1;
-        let ticket = self.tickets;
-        if let Some(set) = notice.voids {
-            self.voided.insert(set, ticket);
+    pub(super) fn put_later(&mut self, record: Record) {
+        self.delayed.push(record);
+    }
+
+    /// Tells a notice, which may have been told before. Returns the last ticket that it voids.
+    pub(super) fn tell(&mut self, notice: NoticeId) -> Order {
+        let voids = self.notices[notice].voids;
+        if let Some((number, told)) = voids.and_then(|set| self.voided.get(&set))
+            && *told == notice
+        {
+            return self.order(*number);
+        }
+        (self.tickets, self.last) = (self.tickets + 1, self.last + 1);
+        let order = self.order(self.tickets);
+        self.voided.extend(voids.map(|set| (set, (order.number, notice))));
+        self.log.push(LogEntry { number: self.last, order, notice });
+        order
+    }
+
+    /// Whether there is a record, a marker or a lease with one of these names.
+    pub(super) fn knows(&self, names: &[Name], at: Ms) -> bool {
+        names.iter().any(|name| {
+            self.records.contains_key(name)
+                || self.records.values().any(|record| record.marker == Some(*name))
+                || self.leases.get(name).is_some_and(|lease| lease.lasts(at))
+        })
+    }
+
+    pub(super) fn take_lease(&mut self, process: usize, name: Name, at: Ms) -> LeaseState {
+        match self.leases.get(&name).filter(|lease| lease.lasts(at)) {
+            Some(HeldLease { holder: None, .. }) => LeaseState::Unshared,
+            Some(_) => LeaseState::Elsewhere,
+            None => {
+                self.holders += 1;
+                let holder = self.holders.to_le_bytes();
+                self.leases.insert(name, HeldLease { process, holder: Some(holder), until: None });
+                LeaseState::Held(Lease { name, holder })
+            }
+        }
+    }
+
+    /// The holder gives a lease back, if that reaches the engine.
+    pub(super) fn release(&mut self, lease: Lease, unshared: Option<Ms>, is_reached: bool, at: Ms) {
+        let Some(held) = self.leases.get_mut(&lease.name).filter(|held| held.holder == Some(lease.holder)) else {
+            return;
+        };
+        match unshared {
+            _ if !is_reached => held.until = held.until.min(Some(at + LEASE)).or(Some(at + LEASE)),
+            Some(span) => (held.holder, held.until) = (None, Some(at + span)),
+            None => drop(self.leases.remove(&lease.name)),
+        }
+    }
+
+    /// Nobody renews these leases any more.
+    fn end_renewals(&mut self, at: Ms, is_ended: impl Fn(&HeldLease) -> bool) {
+        for lease in self.leases.values_mut().filter(|lease| is_ended(lease)) {
+            lease.until = lease.until.or(Some(at + LEASE));
         }
     }
 
@@ -119,13 +220,24 @@ impl State {
     }
 }
 
+impl HeldLease {
+    fn lasts(&self, at: Ms) -> bool {
+        self.until.is_none_or(|until| at < until)
+    }
+}
+
 impl Engine {
     pub fn new(start: Instant) -> Arc<Self> {
         Arc::new(Self { start, state: Mutex::default() })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// The time by timers.
+    pub(super) fn timer_now(&self) -> Ms {
+        milliseconds(Clock::System.timer_now() - self.start)
     }
 
     pub fn take_seen(&self) -> Seen {
@@ -146,9 +258,19 @@ impl Engine {
 
     /// Another mode. A connection that was away is another one when it is back.
     pub fn set_mode(&self, mode: Mode) {
+        let at = self.timer_now();
         let mut state = self.state();
         state.connection += u64::from(state.mode == Mode::Away && mode != Mode::Away);
         state.mode = mode;
+        if !state.is_reached() {
+            state.end_renewals(at, |_| true);
+        }
+    }
+
+    /// A gateway is killed.
+    pub fn forsake(&self, process: usize) {
+        let at = self.timer_now();
+        self.state().end_renewals(at, |lease| lease.process == process);
     }
 
     pub fn move_clock(&self, by: i64) {
@@ -163,12 +285,19 @@ impl Engine {
         }
     }
 
+    /// The notices in the log are lost.
+    pub fn lose_log(&self) {
+        self.state().log.clear();
+    }
+
     /// All data are lost.
     pub fn flush(&self) {
         let mut state = self.state();
         state.records.clear();
         state.voided.clear();
-        (state.incarnation, state.tickets) = (state.incarnation + 1, 0);
+        state.log.clear();
+        state.leases.clear();
+        (state.incarnation, state.tickets, state.last) = (state.incarnation + 1, 0, 0);
     }
 
     /// What has become void is forgotten.
@@ -192,11 +321,10 @@ impl Engine {
             return;
         }
         let mut record = state.history[pick % state.history.len()].clone();
-        let (incarnation, next) = ([state.incarnation; 16], state.tickets + 1);
         record.label = match label {
             Label::Own => record.order,
-            Label::NextTicket => Order { incarnation, number: next },
-            Label::Incarnation => Order { incarnation, ..record.order },
+            Label::NextTicket => state.order(state.tickets + 1),
+            Label::Incarnation => state.order(record.order.number),
         };
         state.records.insert(record.place.record, record);
     }
@@ -208,111 +336,6 @@ impl Engine {
             && let (Some(first), Some(second)) = (state.records.get(&one).cloned(), state.records.get(&other).cloned())
         {
             state.records.extend([(one, second), (other, first)]);
-        }
-    }
-}
-
-/// The connection of a process to the engine.
-pub struct Link {
-    engine: Arc<Engine>,
-    process: usize,
-    clock: ManualClock,
-    is_dead: AtomicBool,
-    /// What has become void and was not told to the engine yet.
-    to_tell: Mutex<Vec<Notice>>,
-}
-
-impl Link {
-    pub fn new(engine: &Arc<Engine>, process: usize, clock: &ManualClock) -> Arc<Self> {
-        Arc::new(Self {
-            engine: Arc::clone(engine),
-            process,
-            clock: clock.clone(),
-            is_dead: AtomicBool::new(false),
-            to_tell: Mutex::default(),
-        })
-    }
-
-    /// The process is killed.
-    pub fn kill(&self) {
-        self.is_dead.store(true, Ordering::Relaxed);
-    }
-
-    /// The engine answers again.
-    pub fn tell(&self) {
-        let notices = std::mem::take(&mut *self.to_tell.lock().unwrap());
-        notices.iter().for_each(|notice| self.engine.state().tell(notice));
-    }
-
-    fn is_dead(&self) -> bool {
-        self.is_dead.load(Ordering::Relaxed)
-    }
-}
-
-impl SecondTier for Link {
-    fn look_up<'a>(&'a self, look_up: LookUp<'a>) -> Pin<Box<dyn Future<Output = Option<LookedUp>> + Send + 'a>> {
-        let mut state = self.engine.state();
-        let at = milliseconds(Clock::System.timer_now() - self.engine.start);
-        for place in look_up.places.iter().filter(|_| look_up.wants_records && !self.is_dead()) {
-            state.seen.asked.push(Asked { process: self.process, place: place.record, at });
-        }
-        if state.mode == Mode::Hangs {
-            return Box::pin(pending());
-        }
-        if state.mode == Mode::Away || self.is_dead() {
-            return Box::pin(ready(None));
-        }
-        state.tickets += 1;
-        let order = Order { incarnation: [state.incarnation; 16], number: state.tickets };
-        let time = Duration::from_millis((EPOCH + at).saturating_add_signed(state.moved));
-        let drawn = Clock::Manual(self.clock.clone()).now();
-        let ticket = Some(Ticket { order, time, drawn, connection: state.connection });
-        let mut records = Vec::new();
-        for place in look_up.places {
-            let found = state.records.get(&place.record).cloned();
-            let found = found.filter(|record| look_up.wants_records && !state.is_void(place, record.label));
-            if let Some(Record { id, .. }) = found {
-                state.seen.given.push(Given { process: self.process, place: place.record, record: id, at });
-            }
-            records.push(found.map(|record| (record.label, record.sealed)));
-        }
-        let is_slow = state.mode == Mode::Slow;
-        Box::pin(async move {
-            if is_slow {
-                sleep(SLOW).await;
-            }
-            Some(LookedUp { records, ticket, time, ..LookedUp::default() })
-        })
-    }
-
-    fn is_current(&self, _: &Place, _: Order, _: u64) -> bool {
-        true
-    }
-
-    fn release(&self, _: Lease, _: Option<Duration>) {}
-
-    fn store(&self, NewRecord { place, ticket, sealed, .. }: NewRecord) {
-        let mut state = self.engine.state();
-        let is_reached = matches!(state.mode, Mode::Well | Mode::Slow) && ticket.connection == state.connection;
-        if !is_reached || self.is_dead() {
-            return;
-        }
-        let place_name = place.record;
-        let record = Record { id: state.history.len(), place, order: ticket.order, label: ticket.order, sealed };
-        state.history.push(record.clone());
-        state.seen.stored.push((self.process, place_name, record.id));
-        if state.is_delaying {
-            state.delayed.push(record);
-        } else {
-            state.put(record);
-        }
-    }
-
-    fn tell(&self, notice: Notice) {
-        match self.engine.mode() {
-            _ if self.is_dead() => {}
-            Mode::Well | Mode::Slow => self.engine.state().tell(&notice),
-            Mode::Away | Mode::Hangs => self.to_tell.lock().unwrap().push(notice),
         }
     }
 }

@@ -12,13 +12,14 @@ use workspace_gateway::testing::clock::{Clock, ManualClock};
 use workspace_gateway::testing::config::Config;
 use workspace_gateway::testing::gateway::{Connection, Gateway};
 
-use super::super::domain::{CacheRequest, Ms, RequestId};
+use super::super::domain::{CacheRequest, CallerId, KeyId, Ms, RequestId};
 use super::super::driver::{ClientResponse, send};
 use super::super::property::Property;
 use super::super::scripted_upstream::{ScriptedUpstream, random};
 use super::super::settings::Settings;
 use super::Selection;
-use super::engine::{Engine, Link};
+use super::engine::Engine;
+use super::link::Link;
 
 /// The secret of the fleet.
 const SECRET: [u8; 32] = [7; 32];
@@ -43,6 +44,10 @@ pub(super) struct Process {
     pub(super) calls: Vec<Call>,
     /// What has become void and was not told to the engine yet.
     pub(super) to_tell: Vec<Selection>,
+    /// The requests by number, and when they arrived, by timers.
+    pub(super) requests: Vec<(CacheRequest, Ms)>,
+    /// Since when it has had requests without a call anywhere, by timers.
+    pub(super) idle_since: Option<Ms>,
 }
 
 /// A call in flight.
@@ -51,6 +56,11 @@ pub(super) struct Call {
     /// When it was sent, by timers, and by the time that has really passed.
     pub(super) sent: Ms,
     pub(super) real_sent: Ms,
+    pub(super) caller: CallerId,
+    pub(super) key: KeyId,
+    /// Whether it is one for all gateways: the client asked for nothing special, and whether its caller had a grant.
+    pub(super) is_plain: bool,
+    pub(super) is_granted: bool,
 }
 
 impl Process {
@@ -88,6 +98,8 @@ impl Process {
             listed: Vec::new(),
             calls: Vec::new(),
             to_tell: Vec::new(),
+            requests: Vec::new(),
+            idle_since: None,
         }
     }
 
@@ -95,6 +107,7 @@ impl Process {
     pub(super) fn send(&mut self, request: CacheRequest, start: Instant, arrived: Ms, activity: &Arc<Notify>) {
         self.next += 1;
         self.waiting.push(request.id);
+        self.requests.push((request, arrived));
         let (responses, activity) = (Arc::clone(&self.responses), Arc::clone(activity));
         let deliver = move |response| {
             responses.lock().unwrap().push(response);

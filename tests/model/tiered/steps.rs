@@ -1,5 +1,7 @@
 //! The steps of a sequence with a second tier, and how likely each is.
 
+mod fleet;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -9,8 +11,8 @@ use super::super::domain::{CALLERS, CallerId, Change, KeyId, Ms, RequestDirectiv
 use super::super::settings::Settings;
 use super::super::steps::Outcome;
 
-/// The gateways that run at the same time.
-pub const GATEWAYS: usize = 2;
+/// The most gateways that run at the same time. A step for one that does not run is for another one.
+pub const GATEWAYS: usize = 3;
 
 /// The steps after the first ones.
 const STEPS: usize = 16;
@@ -49,7 +51,10 @@ pub enum Fault {
     Mode(Mode),
     Lose(Pick),
     Flush,
-    ForgetVoided,
+    /// And whether gateways have forgotten it, too.
+    ForgetVoided(bool),
+    /// The notices in the log.
+    LoseLog,
     Delay(bool),
     Repeat(Pick, Label),
     Swap(Pick, Pick),
@@ -95,6 +100,13 @@ pub enum Step {
         operation: Option<ScopeId>,
         project: Option<ScopeId>,
     },
+    /// A gateway reads so many notices in the log. If these are all, it is in sync from then on. Or it reads the log from its
+    /// beginning, also what it has read before.
+    Read {
+        gateway: GatewayId,
+        most: usize,
+        again: bool,
+    },
     /// The process is killed, and another one is started in its place.
     Kill(GatewayId),
     /// The process ends and leaves a snapshot to another one, which starts so much later (ms).
@@ -103,6 +115,22 @@ pub enum Step {
 }
 
 impl Step {
+    /// The same step, if only so many gateways run.
+    pub fn on(mut self, gateways: usize) -> Box<Self> {
+        if let Self::Request { gateway, .. }
+        | Self::Fetch { gateway, .. }
+        | Self::Unsafe { gateway, .. }
+        | Self::Complete { gateway, .. }
+        | Self::Purge { gateway, .. }
+        | Self::Read { gateway, .. }
+        | Self::Kill(gateway)
+        | Self::Restart(gateway, _) = &mut self
+        {
+            *gateway %= gateways;
+        }
+        Box::new(self)
+    }
+
     /// Smaller steps to try in place of this one when a failure is shrunk.
     pub fn simpler(&self) -> Vec<Self> {
         match *self {
@@ -119,15 +147,33 @@ impl Step {
 pub struct Sequence {
     /// Index into `Settings::all`.
     pub settings: usize,
+    /// How many gateways run.
+    pub gateways: usize,
     pub steps: Vec<Step>,
 }
 
-pub fn sequence() -> impl Strategy<Value = Sequence> {
-    let steps = (first(), vec(step(), STEPS)).prop_map(|(mut first, rest)| {
-        first.extend(rest);
-        first
-    });
-    (0..Settings::all().len(), steps).prop_map(|(settings, steps)| Sequence { settings, steps })
+/// `is_fleet`: about what gateways share besides entries.
+pub fn sequence(is_fleet: bool) -> impl Strategy<Value = Sequence> {
+    let steps = match is_fleet {
+        true => fleet::steps().boxed(),
+        false => {
+            let with_first = |(mut first, rest): (Vec<Step>, Vec<Step>)| {
+                first.extend(rest);
+                first
+            };
+            (first().boxed(), vec(step().boxed(), STEPS)).prop_map(with_first).boxed()
+        }
+    };
+    let gateways = if is_fleet {
+        prop_oneof![1 => Just(2), 2 => Just(GATEWAYS)]
+    } else {
+        prop_oneof![3 => Just(2), 1 => Just(GATEWAYS)]
+    };
+    (0..Settings::all().len(), gateways, steps).prop_map(|(settings, gateways, steps)| Sequence {
+        settings,
+        gateways,
+        steps,
+    })
 }
 
 fn request(gateway: GatewayId, key: KeyId, caller: CallerId) -> Step {
@@ -185,7 +231,7 @@ fn between() -> impl Strategy<Value = Between> {
     let spoilt = prop_oneof![
         3 => fault().prop_map(|fault| vec![Step::Engine(fault)]),
         1 => Just(Vec::new()),
-        2 => Just(vec![Step::Engine(Fault::ForgetVoided)]),
+        2 => Just(vec![Step::Engine(Fault::ForgetVoided(true))]),
         1 => Just(vec![Step::Engine(Fault::Flush), Step::Engine(Fault::Repeat(0, Label::Incarnation))]),
         2 => (0..4_usize, label()).prop_map(|(pick, label)| vec![Step::Engine(Fault::Repeat(pick, label))]),
     ];
@@ -283,7 +329,18 @@ fn step() -> impl Strategy<Value = Step> {
         4 => purge(),
         3 => gateway().prop_map(Step::Kill),
         12 => fault().prop_map(Step::Engine),
+        14 => read(),
     ]
+}
+
+/// Mostly to the end of the log.
+fn read() -> impl Strategy<Value = Step> {
+    let most = prop_oneof![4 => Just(usize::MAX), 1 => 0..3_usize];
+    (gateway(), most, prop_oneof![6 => Just(false), 1 => Just(true)]).prop_map(|(gateway, most, again)| Step::Read {
+        gateway,
+        most,
+        again,
+    })
 }
 
 fn gateway() -> impl Strategy<Value = GatewayId> {
@@ -323,6 +380,15 @@ fn failure() -> impl Strategy<Value = Outcome> {
     select(vec![500, 502, 503, 504]).prop_map(Outcome::Status)
 }
 
+fn denial() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        3 => Just(Outcome::Status(403)),
+        3 => Just(Outcome::Status(401)),
+        1 => Just(Outcome::RefusedByService),
+        1 => Just(Outcome::Intermediary),
+    ]
+}
+
 fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         20 => Just(Outcome::Regular { as_sent: false }),
@@ -330,6 +396,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         2 => Just(Outcome::Vary),
         1 => Just(Outcome::ErrorWith200),
         4 => failure(),
+        5 => denial(),
         2 => select(vec![400, 404]).prop_map(Outcome::Status),
         1 => Just(Outcome::ConnectionRefused),
         1 => Just(Outcome::TimedOut),
@@ -375,7 +442,8 @@ fn fault() -> impl Strategy<Value = Fault> {
         2 => select(vec![Mode::Slow, Mode::Hangs, Mode::Away]).prop_map(Fault::Mode),
         1 => pick().prop_map(Fault::Lose),
         1 => Just(Fault::Flush),
-        1 => Just(Fault::ForgetVoided),
+        1 => any::<bool>().prop_map(Fault::ForgetVoided),
+        1 => Just(Fault::LoseLog),
         2 => any::<bool>().prop_map(Fault::Delay),
         4 => (pick(), label()).prop_map(|(pick, label)| Fault::Repeat(pick, label)),
         6 => (pick(), pick()).prop_map(|(one, other)| Fault::Swap(one, other)),
