@@ -355,6 +355,14 @@ impl Store {
     /// Removes the selected entries and returns their number. Marks, negative responses and private scopes that are
     /// selected are removed, too. Responses to requests in flight are not stored.
     pub(crate) fn purge(&self, selection: &PurgeSelection, now: Instant) -> usize {
+        let purged = self.clear(selection, now);
+        // This must be last. Otherwise a scope could be shared again while entries from before the divergence remain.
+        self.write().private.purge(selection);
+        purged
+    }
+
+    /// The same, but what is private stays so.
+    pub(crate) fn clear(&self, selection: &PurgeSelection, now: Instant) -> usize {
         let mut sharing = self.write();
         (sharing.purges, sharing.purged) = (sharing.purges + 1, Some(now));
         drop(sharing);
@@ -365,10 +373,6 @@ impl Store {
             self.negatives.invalidate(cache_key.as_ref());
         }
         let purged = self.remove(|cache_key| selection.matches(&cache_key.key));
-        // This must be last. Otherwise a scope could be shared again while entries from before the divergence remain.
-        let mut sharing = self.write();
-        sharing.private.purge(selection);
-        drop(sharing);
         // A snapshot that was begun before this may have what is gone now.
         self.revocations.add();
         purged

@@ -365,11 +365,22 @@ impl Gateway {
     /// The same without telling other gateways.
     pub(super) fn purge_here(&self, selection: &PurgeSelection) -> usize {
         let purged = self.memory.store.purge(selection, self.clock.now());
+        self.end_purged(selection);
+        purged
+    }
+
+    /// All entries may be void: removes them. What is private stays so.
+    pub(super) fn void_entries(&self) {
+        let everything = PurgeSelection::default();
+        self.memory.store.clear(&everything, self.clock.now());
+        self.end_purged(&everything);
+    }
+
+    fn end_purged(&self, selection: &PurgeSelection) {
         self.memory.backoffs.purge(selection);
         self.fetcher.shared_flights.close_all();
         self.fetcher.lone_flights.close_all();
         self.fetcher.keep_warm_changes.notify_one();
-        purged
     }
 }
 

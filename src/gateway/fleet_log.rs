@@ -9,7 +9,6 @@ use super::message::{Message, decode};
 use super::tier::service_name;
 use crate::cache::grants::CallerScope;
 use crate::cache::second_tier::{LogReader, Name, Unread};
-use crate::cache::store::PurgeSelection;
 use crate::catalogue::Service;
 use crate::request::caller::Caller;
 
@@ -24,7 +23,7 @@ impl LogReader for Gateway {
     }
 
     fn missed(&self) {
-        self.purge_here(&PurgeSelection::default());
+        self.void_entries();
         self.memory.grants.lapse_all(self.clock.now());
     }
 }
@@ -37,9 +36,7 @@ impl Gateway {
         match message {
             Message::EngineVoid => {}
             Message::AllGrants => memory.grants.lapse_all(now),
-            Message::AllEntries => {
-                self.purge_here(&PurgeSelection::default());
-            }
+            Message::AllEntries => self.void_entries(),
             // What this gateway has in scopes that mean something else, is something else.
             Message::Denied { caller, scope } => {
                 if let Some(scope) = scope.scope(catalogue) {

@@ -180,8 +180,8 @@ impl Driver {
             events.push(format!("    gateway {gateway} has missed notices"));
             process.gateway.missed();
             process.property.missed(now);
+            // What is private stays so.
             process.property.purged(now, |_| true);
-            process.property.purged_whole(None);
         }
         if is_whole {
             process.gateway.extend_sync(Clock::Manual(self.clock.clone()).now() + Duration::from_millis(SYNC));

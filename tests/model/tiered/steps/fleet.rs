@@ -212,7 +212,7 @@ fn strangers() -> impl Strategy<Value = Template> {
 /// A gateway has an entry, and another one tells that it is void.
 fn told_of_entries() -> impl Strategy<Value = Template> {
     let void = prop_oneof![2 => purge().prop_map(|purge| vec![purge]), 1 => Just(Vec::new())];
-    (void, 0..3_usize, any::<bool>()).prop_map(|(void, kind, reads)| {
+    (void, 0..3_usize, any::<bool>(), any::<bool>()).prop_map(|(void, kind, reads, loses)| {
         Template(Box::new(move |Subject { one, other, key }| {
             let mut steps = vec![fetch(0, key, one), fetch(1, key, one), fetch(1, 1 - key, other), read(1)];
             match kind {
@@ -224,6 +224,11 @@ fn told_of_entries() -> impl Strategy<Value = Template> {
                 _ => steps.extend(denied(0, one, key, Outcome::Vary)),
             }
             steps.extend(reads.then(|| read(1)));
+            if loses {
+                let purge = Step::Purge { gateway: 0, operation: None, project: Some(1) };
+                steps.extend([purge, Step::Engine(Fault::LoseLog), read(1), fetch(1, key, one)]);
+                steps.extend([fetch(1, 1 - key, other), fetch(1, key, one)]);
+            }
             steps.extend([request(1, key, one), request(1, key, other)]);
             steps
         }))
