@@ -103,7 +103,8 @@ fn denied_elsewhere() -> impl Strategy<Value = Template> {
                 steps.extend(borrows.then(|| request(1, key, one)));
                 steps.extend(proves.then(|| fetch(2, 1 - key, one)));
                 steps.extend(mode.map(|mode| Step::Engine(Fault::Mode(mode))));
-                steps.extend(denied(at, one, key, denial.clone()));
+                // A refused credential ends the grants of the other scope, too.
+                steps.extend(denied(at, one, if proves { key } else { 2 }, denial.clone()));
                 steps.extend(mode.map(|_| Step::Engine(Fault::Mode(Mode::Well))));
                 steps.extend(reads.then(|| read(1)));
                 steps.extend(forgotten.clone().map(Step::Engine));
