@@ -27,7 +27,7 @@ use super::scripted_upstream::UpstreamRequest;
 use super::settings::Settings;
 use super::steps::Outcome;
 use fleet::Fleet;
-pub use fleet::{Borrowed, Denied, Order};
+pub use fleet::{Borrowed, Denied};
 pub use kept::Copy;
 use kept::EarlierCall;
 

@@ -157,7 +157,10 @@ impl Driver {
         let mut events = Vec::new();
         for ReadNotice { notice, voids, sealed, order } in notices {
             let process = &mut self.processes[gateway];
-            process.gateway.told(voids, &sealed).map_err(|_| "RULES: a notice cannot be read".to_owned())?;
+            process
+                .gateway
+                .told(voids, &sealed, Duration::ZERO)
+                .map_err(|_| "RULES: a notice cannot be read".to_owned())?;
             let Some(meaning) = self.meanings.get(&notice).cloned() else { continue };
             events.push(format!("    gateway {gateway} reads: {meaning:?}"));
             let property = &mut process.property;
