@@ -41,8 +41,8 @@ const LAST_TICKET: u64 = 9_999_999_999_999_999;
 const LEASE: Duration = Duration::from_secs(1);
 /// In a lease: the last call had no response for others.
 const UNSHARED: &[u8] = b"-";
-/// How many notices are read at a time.
-pub(super) const BATCH: usize = 256;
+/// How many notices are read at a time. `framing.rs` accepts no reply with many more.
+pub(super) const BATCH: usize = 32;
 
 const STORE: &str = "if ARGV[5] ~= '' and redis.call('GET', KEYS[3]) == ARGV[5] then redis.call('DEL', KEYS[3]) end
 if redis.call('HGET', KEYS[1], 'i') ~= ARGV[1] then return 0 end

@@ -96,6 +96,7 @@ impl Framing {
 
 #[cfg(test)]
 mod tests {
+    use super::super::commands::{BATCH, Fresh, Keys};
     use super::*;
 
     const LOOK_UP: &[u8] =
@@ -110,6 +111,22 @@ mod tests {
                 assert!(LOOK_UP.chunks(size).all(|piece| framing.accepts(piece)), "pieces of {size}");
             }
             assert!(framing.accepts(b"-ERR a text with a number -1 and 99\r\n+OK\r\n*-1\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_long_log_is_accepted_batch_after_batch() {
+        let entry = format!("*2\r\n{}*10\r\n{}", "$3\r\n1-1\r\n", "$1\r\nx\r\n".repeat(10));
+        // With two replicas.
+        let role =
+            "*3\r\n$6\r\nmaster\r\n:1\r\n*2\r\n".to_owned() + &"*3\r\n$1\r\nx\r\n$1\r\nx\r\n$1\r\nx\r\n".repeat(2);
+        let others = ":0\r\n*2\r\n$1\r\nx\r\n$1\r\nx\r\n:1\r\n*2\r\n$1\r\nx\r\n$1\r\nx\r\n$1\r\nx\r\n";
+        let batch = format!("{role}*{BATCH}\r\n{}{others}", entry.repeat(BATCH));
+        let commands = Keys::new("", [0; 16], [[0; 16]; 2]).poll("-", Fresh { incarnation: [0; 16], nonce: 0 });
+        let mut framing = Framing::new(64 * 1024);
+        for number in 0..200 {
+            framing.sent(commands.len() as u64);
+            assert!(framing.accepts(batch.as_bytes()), "batch {number}");
         }
     }
 
