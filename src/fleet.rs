@@ -33,7 +33,7 @@ use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::{Notify, Semaphore};
 
 pub(crate) use self::commands::Fault;
-use self::commands::{Fresh, Keys};
+use self::commands::{Fresh, Keys, OF_PROCESS};
 use self::connection::MAX_IN_FLIGHT;
 pub(crate) use self::keeper::check;
 use self::link::Link;
@@ -269,6 +269,20 @@ impl Fleet {
         let mut incarnation = Incarnation::default();
         incarnation.copy_from_slice(&hash.as_bytes()[..16]);
         Fresh { incarnation, nonce }
+    }
+
+    /// The holder of this process's leases, without what differs between them.
+    fn holder(&self) -> Incarnation {
+        let mut holder = Incarnation::default();
+        holder.copy_from_slice(&blake3::keyed_hash(&self.incarnations, b"holder").as_bytes()[..16]);
+        holder
+    }
+
+    /// The holder of a new lease.
+    fn new_holder(&self, nonce: u64) -> Incarnation {
+        let mut holder = self.holder();
+        holder[OF_PROCESS..].copy_from_slice(&nonce.to_be_bytes());
+        holder
     }
 
     /// The link, if look-ups of these places may be sent.

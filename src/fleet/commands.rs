@@ -29,7 +29,7 @@ use redis::{Cmd, Pipeline, cmd, pipe};
 
 pub(crate) use self::fault::Fault;
 pub(super) use self::replies::{
-    LogEntry, PollReplies, Polled, Wanted, first_fault, read_counts, read_deleted, read_done, read_role, read_told,
+    LogEntry, PollReplies, Polled, Wanted, first_fault, read_deleted, read_done, read_known, read_role, read_told,
 };
 use crate::cache::second_tier::{Incarnation, Lease, LookUp, Name, NewRecord, Order};
 
@@ -39,6 +39,8 @@ const PREFIX: usize = 32;
 const LAST_TICKET: u64 = 9_999_999_999_999_999;
 /// How long a lease lasts, unless it is renewed.
 const LEASE: Duration = Duration::from_secs(1);
+/// So many bytes of the holder of a lease are the same for all leases of a process.
+pub(super) const OF_PROCESS: usize = 8;
 /// In a lease: the last call had no response for others.
 const UNSHARED: &[u8] = b"-";
 /// How many notices are read at a time. `framing.rs` accepts no reply with many more.
@@ -195,14 +197,12 @@ impl Keys {
         command
     }
 
-    /// Asks for each of these whether the engine has one of its names.
-    pub(super) fn are_known<'n>(&self, names: impl Iterator<Item = &'n [Name]>) -> Pipeline {
+    /// Asks for each of these names whether there is a record, and who has the lease.
+    pub(super) fn are_known<'n>(&self, names: impl Iterator<Item = &'n Name>) -> Pipeline {
         let mut commands = pipe();
-        for names in names {
-            commands.cmd("EXISTS");
-            for name in names {
-                commands.arg(self.record(name)).arg(self.lease(name));
-            }
+        for name in names {
+            commands.cmd("EXISTS").arg(self.record(name));
+            commands.cmd("GETRANGE").arg(self.lease(name)).arg(0).arg(OF_PROCESS - 1);
         }
         commands
     }
@@ -211,6 +211,14 @@ impl Keys {
         let mut command = cmd("EVAL");
         command.arg(RENEW).arg(1).arg(self.lease(&lease.name)).arg(&lease.holder[..]).arg(millis(LEASE));
         command
+    }
+
+    pub(super) fn renew_all(&self, leases: &[Lease]) -> Pipeline {
+        let mut commands = pipe();
+        for lease in leases {
+            commands.add_command(self.renew(lease));
+        }
+        commands
     }
 
     pub(super) fn release(&self, lease: &Lease, unshared: Option<Duration>) -> Cmd {

@@ -10,7 +10,7 @@ use redis::Value;
 use tokio::time::{sleep, timeout};
 
 use super::commands::{
-    Fault, Fresh, PollReplies, Polled, Told, first_fault, hex, read_counts, read_deleted, read_done, read_role,
+    Fault, Fresh, PollReplies, Polled, Told, first_fault, hex, read_deleted, read_done, read_known, read_role,
     read_told,
 };
 use super::connection::SILENT;
@@ -35,6 +35,8 @@ const POLLS_PER_SYNC: u32 = 4;
 const POLL_WHILE_SLOW: Duration = Duration::from_millis(20);
 /// After a link was opened, so long gateways tell again what the engine may have lost.
 const SETTLE: Duration = Duration::from_secs(2);
+/// So many notices are told before the log is read again, if that is due.
+const BATCH_TO_TELL: usize = 64;
 /// How many strangers are looked up at a time.
 const STRANGERS: usize = 128;
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
@@ -109,7 +111,7 @@ impl Fleet {
                     due = Box::pin(sleep(if is_slow { POLL_WHILE_SLOW } else { pause }));
                     match result {
                         // Those that the engine had no memory for.
-                        Ok(()) => self.tell_all(&link).await,
+                        Ok(()) => self.tell_some(&link).await,
                         result => result,
                     }
                 }
@@ -117,7 +119,7 @@ impl Fleet {
                     if link.breaker.lock().is_open() {
                         due = Box::pin(sleep(POLL_WHILE_SLOW));
                     }
-                    self.tell_all(&link).await
+                    self.tell_some(&link).await
                 }
             };
             if let Err(fault) = result {
@@ -198,8 +200,9 @@ impl Fleet {
         taken.and_then(|replies| first_fault(&replies)).map_err(trying("taking a lease (SET, GET)"))?;
         done(link_writes.send(&keys.renew(&lease)).await).map_err(trying("renewing (EVAL of GET, PEXPIRE)"))?;
         done(link_writes.send(&keys.release(&lease, None)).await).map_err(trying("releasing (EVAL of GET, DEL)"))?;
-        let known = link_writes.send_all(&keys.are_known([&[SCRATCH_NAME][..]].into_iter())).await;
-        known.and_then(|replies| read_counts(&replies)).map_err(trying("EXISTS"))?;
+        let known = link_writes.send_all(&keys.are_known([SCRATCH_NAME].iter())).await;
+        let known = known.and_then(|replies| read_known(&replies, self.holder()));
+        known.map_err(trying("looking for a record and a lease (EXISTS, GETRANGE)"))?;
         let polled = link.look_ups.send_all(&keys.poll("-", self.next())).await;
         polled.and_then(|replies| first_fault(&replies)).map_err(trying("reading the log (XRANGE)"))?;
         let rare = link_writes.send_all(&keys.rare()).await;
@@ -210,8 +213,27 @@ impl Fleet {
 
     /// Tells the engine all that it does not know yet.
     async fn tell_all(&self, link: &Link) -> Result<(), Fault> {
-        self.check_strangers(link).await?;
-        loop {
+        while self.tell_batch(link).await? {}
+        Ok(())
+    }
+
+    /// Tells the engine a part of what it does not know yet. The rest comes after the log, if that is due: a client can cause
+    /// more than the engine can be told at a time, and without the log this gateway is soon out of sync.
+    async fn tell_some(&self, link: &Link) -> Result<(), Fault> {
+        if self.tell_batch(link).await? {
+            self.to_tell.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Returns whether there may be more.
+    async fn tell_batch(&self, link: &Link) -> Result<bool, Fault> {
+        let mut are_more = self.check_strangers(link).await?;
+        for told in 0.. {
+            if told == BATCH_TO_TELL {
+                are_more = true;
+                break;
+            }
             let Some(notice) = self.notices.lock().begin() else { break };
             let told = self.tell_one(link, &notice).await;
             self.notices.lock().end(told.as_ref().ok().map(|(_, order)| *order), self.clock.now());
@@ -220,7 +242,7 @@ impl Fleet {
                 Err(fault) => {
                     self.watcher.told(notice.notice.kind, TellResult::Failed);
                     // An engine without memory may have some later. It is asked with the next poll.
-                    return if fault.ends_link() { Err(fault) } else { Ok(()) };
+                    return if fault.ends_link() { Err(fault) } else { Ok(false) };
                 }
             }
         }
@@ -232,8 +254,10 @@ impl Fleet {
             };
             self.watcher.told(NoticeKind::Hint, result);
         }
-        self.all_told.notify_one();
-        Ok(())
+        if self.to_tell() == 0 {
+            self.all_told.notify_one();
+        }
+        Ok(are_more)
     }
 
     async fn tell_one(&self, link: &Link, notice: &Numbered) -> Result<(TellResult, Order), Fault> {
@@ -252,23 +276,25 @@ impl Fleet {
         }
     }
 
-    /// Finds out which denied callers some gateway knows. The denial of one that nobody knows is told to nobody: there can be
-    /// thousands of them in a second.
-    async fn check_strangers(&self, link: &Link) -> Result<(), Fault> {
-        loop {
-            let strangers = self.notices.lock().strangers(STRANGERS);
-            if strangers.is_empty() {
-                return Ok(());
-            }
-            let names = strangers.iter().map(|stranger| &*stranger.notice.if_known);
-            let replies = timeout(SILENT, link.writes.send_all(&self.keys.are_known(names))).await;
-            let are_known: Vec<bool> =
-                read_counts(&replies.unwrap_or(Err(Fault::Silent))?)?.into_iter().map(|count| count > 0).collect();
-            self.notices.lock().checked(&strangers, &are_known);
-            are_known.iter().filter(|is_known| !**is_known).for_each(|_| {
-                self.watcher.told(NoticeKind::Grants, TellResult::Stranger);
-            });
+    /// Finds out which denied callers other gateways know. The denial of one that nobody knows is told to nobody: there can be
+    /// thousands of them in a second. Returns whether there are more of them.
+    async fn check_strangers(&self, link: &Link) -> Result<bool, Fault> {
+        let strangers = self.notices.lock().strangers(STRANGERS);
+        if strangers.is_empty() {
+            return Ok(false);
         }
+        let names = strangers.iter().flat_map(|stranger| &stranger.notice.if_known);
+        let replies = timeout(SILENT, link.writes.send_all(&self.keys.are_known(names))).await;
+        let mut names_known = read_known(&replies.unwrap_or(Err(Fault::Silent))?, self.holder())?.into_iter();
+        let are_known: Vec<bool> = strangers
+            .iter()
+            .map(|stranger| names_known.by_ref().take(stranger.notice.if_known.len()).fold(false, |any, one| any | one))
+            .collect();
+        self.notices.lock().checked(&strangers, &are_known);
+        are_known.iter().filter(|is_known| !**is_known).for_each(|_| {
+            self.watcher.told(NoticeKind::Grants, TellResult::Stranger);
+        });
+        Ok(strangers.len() == STRANGERS)
     }
 
     /// Reads the log to its end, and renews the leases that this process has. While the breaker is open, tries a look-up.
@@ -327,12 +353,17 @@ impl Fleet {
         Some(progress)
     }
 
+    /// All of them at once, because a client can cause hundreds, and the log is read after that.
     async fn renew_leases(&self, link: &Link) -> Result<(), Fault> {
         let leases: Vec<Lease> = self.leases.lock().values().copied().collect();
-        for lease in leases {
-            match read_done(&link.writes.send(&self.keys.renew(&lease)).await?) {
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let renewing = timeout(SILENT, link.writes.send_all(&self.keys.renew_all(&leases))).await;
+        for (lease, reply) in leases.iter().zip(renewing.unwrap_or(Err(Fault::Silent))?) {
+            match read_done(&reply) {
                 // Another gateway may have it by now.
-                Ok(false) => self.forget(&lease),
+                Ok(false) => self.forget(lease),
                 Err(fault) if fault.ends_link() => return Err(fault),
                 Ok(true) | Err(_) => {}
             }

@@ -19,7 +19,7 @@ impl Fleet {
     /// Looks up, without a time limit. `as_of`: the number of the last notice when nothing that concerns the places waited.
     pub(super) async fn ask(&self, link: &Link, look_up: LookUp<'_>, as_of: u64) -> Result<LookedUp, Fault> {
         let fresh = self.next();
-        let lease = look_up.lease.map(|name| Lease { name, holder: fresh.incarnation });
+        let lease = look_up.lease.map(|name| Lease { name, holder: self.new_holder(fresh.nonce) });
         let max_record = self.config.max_record();
         // It is released if there is no reply in time.
         let taking = lease.map(|lease| Taking { fleet: self, link, lease, is_decided: false });

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use redis::Value;
 
-use super::{Fault, Fresh, LAST_TICKET, PREFIX, UNSHARED};
+use super::{Fault, Fresh, LAST_TICKET, OF_PROCESS, PREFIX, UNSHARED};
 use crate::cache::second_tier::{Incarnation, Lease, LeaseState, LookUp, LookedUp, Name, Order, Place, Ticket};
 
 /// What a look-up has asked for.
@@ -269,17 +269,23 @@ pub(in crate::fleet) fn read_deleted(reply: &Value) -> Result<(), Fault> {
     }
 }
 
-/// How many keys of each command exist.
+/// For each name, whether another gateway knows it: there is a record, or a lease with another holder than `own`.
 ///
 /// # Errors
-/// If a command has failed.
-pub(in crate::fleet) fn read_counts(replies: &[Value]) -> Result<Vec<i64>, Fault> {
-    let count = |reply: &Value| match reply {
-        Value::Int(count) => Ok(*count),
-        Value::ServerError(error) => Err(Fault::of_server(error)),
+/// If a reply is an error, or none of these commands.
+pub(in crate::fleet) fn read_known(replies: &[Value], own: Incarnation) -> Result<Vec<bool>, Fault> {
+    let (pairs, rest) = replies.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(Fault::Reply);
+    }
+    let is_known = |pair: &[Value; 2]| match pair {
+        [Value::ServerError(error), _] | [_, Value::ServerError(error)] => Err(Fault::of_server(error)),
+        [Value::Int(records), Value::BulkString(holder)] => {
+            Ok(*records > 0 || !holder.is_empty() && **holder != own[..OF_PROCESS])
+        }
         _ => Err(Fault::Reply),
     };
-    replies.iter().map(count).collect()
+    pairs.iter().map(is_known).collect()
 }
 
 /// Whether the node is a master.

@@ -252,3 +252,18 @@ fn a_told_notice_has_a_ticket() {
     assert_eq!(read_told(&told(2, 5)), Err(Fault::Reply));
     assert_eq!(read_told(&error("OOM command not allowed")), Err(Fault::Full));
 }
+
+#[test]
+fn a_caller_is_known_by_a_record_or_by_the_lease_of_another_process() {
+    let own = [[1; OF_PROCESS], [0; OF_PROCESS]].concat().try_into().unwrap();
+    let read =
+        |records: i64, holder: &[u8]| read_known(&[Value::Int(records), bulk(holder)], own).map(|known| known[0]);
+    assert_eq!(read(0, b""), Ok(false));
+    assert_eq!(read(1, b""), Ok(true));
+    assert_eq!(read(0, &[1; OF_PROCESS]), Ok(false), "its own lease");
+    assert_eq!(read(1, &[1; OF_PROCESS]), Ok(true));
+    assert_eq!(read(0, &[2; OF_PROCESS]), Ok(true));
+    assert_eq!(read(0, b"-"), Ok(true), "a call of another one has ended without a response for others");
+    assert_eq!(read_known(&[Value::Int(0)], own), Err(Fault::Reply));
+    assert_eq!(read_known(&[bulk(b""), Value::Int(0)], own), Err(Fault::Reply));
+}
