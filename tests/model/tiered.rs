@@ -339,13 +339,9 @@ impl Driver {
                 }
             }
             // Then gateways know only what they have seen themselves.
-            Fault::ForgetVoided(by_all) => {
+            Fault::ForgetVoided => {
                 self.engine.forget_voided();
                 self.told.clear();
-                for process in self.processes.iter_mut().filter(|_| by_all) {
-                    process.link.forget();
-                    process.property.forget_voids();
-                }
             }
             Fault::LoseLog => self.engine.lose_log(),
             Fault::Delay(is_delaying) => self.engine.delay(is_delaying),

@@ -80,11 +80,6 @@ impl Property {
         self.fleet.voids.push((denied, order, at));
     }
 
-    /// It has forgotten that.
-    pub fn forget_voids(&mut self) {
-        self.fleet.voids.clear();
-    }
-
     pub fn missed(&mut self, at: Ms) {
         self.fleet.missed = Some(at);
     }

@@ -135,11 +135,6 @@ impl Link {
         state.seen.noticed.iter_mut().filter(|noticed| noticed.notice == notice).for_each(|it| it.order = Some(order));
     }
 
-    /// What is known of sets that are void is forgotten, as after a long time.
-    pub fn forget(&self) {
-        self.knowledge().known.clear();
-    }
-
     /// Reads at most so many notices. `None` if the engine does not answer.
     pub fn read(&self, most: usize) -> Option<Read> {
         let state = self.engine.state();

@@ -51,8 +51,7 @@ pub enum Fault {
     Mode(Mode),
     Lose(Pick),
     Flush,
-    /// And whether gateways have forgotten it, too.
-    ForgetVoided(bool),
+    ForgetVoided,
     /// The notices in the log.
     LoseLog,
     Delay(bool),
@@ -231,7 +230,7 @@ fn between() -> impl Strategy<Value = Between> {
     let spoilt = prop_oneof![
         3 => fault().prop_map(|fault| vec![Step::Engine(fault)]),
         1 => Just(Vec::new()),
-        2 => Just(vec![Step::Engine(Fault::ForgetVoided(true))]),
+        2 => Just(vec![Step::Engine(Fault::ForgetVoided)]),
         1 => Just(vec![Step::Engine(Fault::Flush), Step::Engine(Fault::Repeat(0, Label::Incarnation))]),
         2 => (0..4_usize, label()).prop_map(|(pick, label)| vec![Step::Engine(Fault::Repeat(pick, label))]),
     ];
@@ -442,7 +441,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         2 => select(vec![Mode::Slow, Mode::Hangs, Mode::Away]).prop_map(Fault::Mode),
         1 => pick().prop_map(Fault::Lose),
         1 => Just(Fault::Flush),
-        1 => any::<bool>().prop_map(Fault::ForgetVoided),
+        1 => Just(Fault::ForgetVoided),
         1 => Just(Fault::LoseLog),
         2 => any::<bool>().prop_map(Fault::Delay),
         4 => (pick(), label()).prop_map(|(pick, label)| Fault::Repeat(pick, label)),
