@@ -1,6 +1,6 @@
 //! What all gateways must know, and whether the engine has been told. Pure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +15,8 @@ const MAX_HINTS: usize = 64;
 const MAX_OF_SET: usize = 4;
 /// So many hints are recognised when they are read again.
 const MAX_SEEN: usize = 1_024;
+/// The same for notices that void something: more than the log has.
+const MAX_APPLIED: usize = 2 * MAX_KEPT;
 
 /// A notice, and its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +72,7 @@ pub(super) struct Notices {
     waiting: HashMap<Name, usize>,
     /// At most [`MAX_OF_SET`] of each set.
     known: HashMap<Name, Vec<Known>>,
+    applied: Applied,
     /// Whether some of `known` were dropped.
     is_incomplete: bool,
     seen_hints: VecDeque<String>,
@@ -91,6 +94,7 @@ impl Notices {
             waiting: HashMap::new(),
             known: HashMap::new(),
             is_incomplete: false,
+            applied: Applied::default(),
             seen_hints: VecDeque::new(),
             serial: 0,
             changed: HashMap::new(),
@@ -225,6 +229,7 @@ impl Notices {
 
     fn keep(&mut self, notice: Numbered, order: Order, at: Instant) {
         let Some(set) = set_of(&notice) else { return };
+        self.applied.add(&notice.id);
         if self.known.len() >= MAX_KEPT
             && !self.known.contains_key(&set)
             && let Some(oldest) =
@@ -287,8 +292,8 @@ impl Notices {
             return is_new;
         };
         let is_own = |own: &Numbered| own.id == id;
-        let is_known = |all: &Vec<Known>| all.iter().any(|known| known.notice.id == id);
-        if self.telling.iter().any(is_own) || self.known.get(&set).is_some_and(is_known) {
+        // Each link reads the whole log again. An earlier notice about the set must not end what has come later.
+        if self.telling.iter().any(is_own) || self.applied.has(&id) {
             return false;
         }
         self.change(set);
@@ -323,6 +328,30 @@ impl Notices {
             set_of(&everything).into_iter().for_each(|set| self.change(set));
             self.enqueue(everything);
         }
+    }
+}
+
+/// The ids of the notices that have had their effect here, own ones and those of others.
+#[derive(Default)]
+struct Applied {
+    ids: HashSet<String>,
+    in_order: VecDeque<String>,
+}
+
+impl Applied {
+    fn add(&mut self, id: &str) {
+        if self.ids.insert(id.to_owned()) {
+            self.in_order.push_back(id.to_owned());
+        }
+        if self.in_order.len() > MAX_APPLIED
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.ids.contains(id)
     }
 }
 

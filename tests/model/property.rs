@@ -122,6 +122,8 @@ pub struct Property {
     copies: Vec<Copy>,
     requests: Vec<Arrived>,
     purged: [Option<Ms>; SCOPES.len()],
+    /// The same, by when the purge was told, if another gateway has told it: a copy of a later call may be used.
+    copies_since: [Option<Ms>; SCOPES.len()],
     last_purge: Option<Ms>,
     /// The last change by a granted caller.
     changed: [Option<Ms>; SCOPES.len()],
@@ -142,6 +144,7 @@ impl Property {
             copies,
             requests,
             purged,
+            copies_since: [None; SCOPES.len()],
             last_purge: None,
             changed,
             varying,
@@ -161,7 +164,18 @@ impl Property {
 
     pub fn purged(&mut self, at: Ms, selected: impl Fn(ScopeId) -> bool) {
         self.last_purge = Some(at);
-        (0..SCOPES.len()).filter(|scope| selected(*scope)).for_each(|scope| self.purged[scope] = Some(at));
+        for scope in (0..SCOPES.len()).filter(|scope| selected(*scope)) {
+            (self.purged[scope], self.copies_since[scope]) = (Some(at), Some(at));
+        }
+    }
+
+    /// Another gateway has told of a purge at `told`.
+    pub fn told_purged(&mut self, told: Ms, at: Ms, selected: impl Fn(ScopeId) -> bool) {
+        self.last_purge = Some(at);
+        for scope in (0..SCOPES.len()).filter(|scope| selected(*scope)) {
+            self.purged[scope] = Some(at);
+            self.copies_since[scope] = self.copies_since[scope].max(Some(told));
+        }
     }
 
     /// A purge of whole operations.
@@ -532,7 +546,7 @@ impl Property {
         });
         let is_from_tier = self.copies.iter().any(|copy| {
             let is_young = copy.counts_from + (ttl + stale_window).min(max_age) > at;
-            let is_known_void = self.purged[scope].is_some_and(|purge| copy.sent < purge)
+            let is_known_void = self.copies_since[scope].is_some_and(|purge| copy.sent < purge)
                 || self.changed[scope].is_some_and(|change| copy.sent <= change && at != change)
                 || is_private
                 || self.varies(scope);

@@ -117,7 +117,7 @@ struct Driver {
     proofs: HashMap<RecordId, ProofSource>,
     grant_places: HashMap<Name, (CallerId, ScopeId)>,
     /// What gateways have told each other.
-    meanings: HashMap<NoticeId, Meaning>,
+    meanings: HashMap<NoticeId, (Meaning, Ms)>,
     /// What the process with this number must tell now.
     expected: (usize, Vec<Expected>),
     /// Whether nothing has happened that makes several gateways call upstream for the same.

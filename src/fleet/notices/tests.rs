@@ -44,6 +44,22 @@ fn tell(notices: &mut Notices, mut ticket: u64, now: Instant) -> Vec<Name> {
     told
 }
 
+#[test]
+fn a_log_that_is_read_again_has_nothing_new() {
+    let (mut notices, now) = (notices(), Clock::System.now());
+    // Two about the set of each.
+    assert!(notices.learn(&read(1, 0, 1), now) && notices.learn(&read(1, 1, 2), now));
+    for version in 0..2 {
+        notices.add(notice(2, version));
+        tell(&mut notices, 3 + u64::from(version), now);
+    }
+    for entry in [read(1, 0, 1), read(1, 1, 2), read(2, 0, 3), read(2, 1, 4)] {
+        assert!(!notices.learn(&entry, now), "{entry:?}");
+    }
+    // Another one is told again, at a later place.
+    assert!(!notices.learn(&read(1, 1, 9), now) && notices.learn(&read(1, 2, 10), now));
+}
+
 fn read(number: u16, version: u8, ticket: u64) -> LogEntry {
     let Notice { voids, sealed, .. } = notice(number, version);
     LogEntry { incarnation: [1; 16], number: 1, ticket, voids, sealed, told_at: Duration::ZERO }

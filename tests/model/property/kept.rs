@@ -46,17 +46,17 @@ impl Property {
             EarlierCall { call: Call { is_void, ..call }, ended: at, is_shared, has_response: true }
         }));
         self.end_borrowed(at);
-        let Self { purged, changed, .. } = self;
-        let is_known_void = |key: KeyId, sent: Ms| {
+        let Self { purged, copies_since, changed, .. } = self;
+        let is_known_void = |purged: [Option<Ms>; SCOPES.len()], key: KeyId, sent: Ms| {
             let scope = scope_of(key);
             purged[scope].is_some_and(|purge| sent < purge) || changed[scope].is_some_and(|change| sent <= change)
         };
-        self.copies.retain(|copy| !is_known_void(copy.key, copy.sent));
+        self.copies.retain(|copy| !is_known_void(copies_since, copy.key, copy.sent));
         for EarlierCall { call, has_response, .. } in &mut self.earlier {
-            *has_response &= !is_known_void(call.request.key, call.sent);
+            *has_response &= !is_known_void(purged, call.request.key, call.sent);
         }
-        let (purged, changed) = ([None; SCOPES.len()], [None; SCOPES.len()]);
-        Self { requests: Vec::new(), purged, last_purge: None, changed, ..self }
+        let never = [None; SCOPES.len()];
+        Self { requests: Vec::new(), purged: never, copies_since: never, last_purge: None, changed: never, ..self }
     }
 
     /// When the latest response of an earlier process for a key was sent that other callers may have, if nothing else was

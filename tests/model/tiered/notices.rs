@@ -127,7 +127,7 @@ impl Driver {
                 let now = self.now;
                 self.processes[gateway].property.knows_void(denied, (order.incarnation, order.number), now);
             }
-            self.meanings.insert(told.notice, meaning);
+            self.meanings.insert(told.notice, (meaning, self.now));
         }
         match noticed.next() {
             Some(told) => Err(format!("PROPERTY: process {} tells something without a reason", told.process)),
@@ -139,7 +139,7 @@ impl Driver {
     pub(super) fn tell_again(&mut self) {
         for process in &mut self.processes {
             for (notice, order) in process.link.tell_again() {
-                if let Some(denied) = self.meanings.get(&notice).and_then(Meaning::denied) {
+                if let Some(denied) = self.meanings.get(&notice).and_then(|(meaning, _)| meaning.denied()) {
                     process.property.knows_void(denied, (order.incarnation, order.number), self.now);
                 }
             }
@@ -161,7 +161,7 @@ impl Driver {
                 .gateway
                 .told(voids, &sealed, Duration::ZERO)
                 .map_err(|_| "RULES: a notice cannot be read".to_owned())?;
-            let Some(meaning) = self.meanings.get(&notice).cloned() else { continue };
+            let Some((meaning, told)) = self.meanings.get(&notice).cloned() else { continue };
             events.push(format!("    gateway {gateway} reads: {meaning:?}"));
             let property = &mut process.property;
             if let Some(denied) = meaning.denied() {
@@ -171,7 +171,7 @@ impl Driver {
                 Meaning::Denied(denied) => property.told_denied(denied, now),
                 Meaning::Withdrawn(_) => {}
                 Meaning::Purged(selection, whole) => {
-                    property.purged(now, |scope| selection[scope]);
+                    property.told_purged(told, now, |scope| selection[scope]);
                     whole.into_iter().for_each(|operation| property.purged_whole(operation));
                 }
                 Meaning::Changed(scope) => property.told_changed(scope, now),
