@@ -20,7 +20,7 @@ use super::notices::Numbered;
 use super::{Fleet, FleetSecret, LinkError, LookUpResult, MAX_LIFETIME, StoreResult, TellResult, Watcher};
 use crate::cache::fleet_sync::FleetSync;
 use crate::cache::second_tier::{
-    Incarnation, Lease, LogReader, LookUp, Name, NewRecord, Notice, NoticeKind, Order, Place, RecordKind, Ticket,
+    Incarnation, Lease, LogReader, LookUp, Name, NewRecord, NoticeKind, Order, Place, RecordKind, Ticket,
 };
 use crate::clock::Clock;
 use crate::config::fleet::FleetConfig;
@@ -228,52 +228,71 @@ impl Fleet {
 
     /// Returns whether there may be more.
     async fn tell_batch(&self, link: &Link) -> Result<bool, Fault> {
-        let mut are_more = self.check_strangers(link).await?;
-        for told in 0.. {
-            if told == BATCH_TO_TELL {
-                are_more = true;
-                break;
-            }
-            let Some(notice) = self.notices.lock().begin() else { break };
-            let told = self.tell_one(link, &notice).await;
+        let are_more_strangers = self.check_strangers(link).await?;
+        let batch: Vec<Numbered> = {
+            let mut notices = self.notices.lock();
+            (0..BATCH_TO_TELL).map_while(|_| notices.begin()).collect()
+        };
+        let mut failed = None;
+        for (notice, told) in batch.iter().zip(self.tell(link, &batch).await) {
             self.notices.lock().end(told.as_ref().ok().map(|(_, order)| *order), self.clock.now());
-            match told {
-                Ok((result, _)) => self.watcher.told(notice.notice.kind, result),
-                Err(fault) => {
-                    self.watcher.told(notice.notice.kind, TellResult::Failed);
-                    // An engine without memory may have some later. It is asked with the next poll.
-                    return if fault.ends_link() { Err(fault) } else { Ok(false) };
-                }
-            }
+            let result = told.as_ref().map_or(TellResult::Failed, |(result, _)| *result);
+            self.watcher.told(notice.notice.kind, result);
+            failed = failed.or(told.err());
+        }
+        match failed {
+            Some(fault) if fault.ends_link() => return Err(fault),
+            // An engine without memory may have some later. It is asked with the next poll.
+            Some(_) => return Ok(false),
+            None => {}
         }
         while let Some(hint) = { self.notices.lock().next_hint() } {
-            let result = match self.tell_one(link, &hint).await {
-                Ok((result, _)) => result,
-                Err(fault) if fault.ends_link() => return Err(fault),
-                Err(_) => TellResult::Failed,
-            };
-            self.watcher.told(NoticeKind::Hint, result);
+            for told in self.tell(link, std::slice::from_ref(&hint)).await {
+                let result = match told {
+                    Ok((result, _)) => result,
+                    Err(fault) if fault.ends_link() => return Err(fault),
+                    Err(_) => TellResult::Failed,
+                };
+                self.watcher.told(NoticeKind::Hint, result);
+            }
         }
         if self.to_tell() == 0 {
             self.all_told.notify_one();
         }
-        Ok(are_more)
+        Ok(are_more_strangers || batch.len() == BATCH_TO_TELL)
     }
 
-    async fn tell_one(&self, link: &Link, notice: &Numbered) -> Result<(TellResult, Order), Fault> {
-        let Notice { voids, kind, sealed, .. } = &notice.notice;
-        let told = Told { voids: *voids, id: &notice.id, sealed, incarnation: self.next().incarnation };
-        match read_told(&link.writes.send(&self.keys.tell(told)).await?) {
-            Ok((true, order)) => Ok((TellResult::Told, order)),
-            Ok((false, order)) => Ok((TellResult::Known, order)),
-            // Everything becomes void, which needs no memory. A caller must not be able to cause this. The other gateways
-            // have not read it, so it is told later, too.
-            Err(fault @ (Fault::Full | Fault::Error)) if *kind == NoticeKind::Entries => {
-                read_deleted(&link.writes.send(&self.keys.void_without_memory()).await?)?;
-                Err(fault)
-            }
-            Err(fault) => Err(fault),
+    /// Tells the engine these notices, all of them at once. Returns a result for each of them.
+    async fn tell(&self, link: &Link, notices: &[Numbered]) -> Vec<Result<(TellResult, Order), Fault>> {
+        if notices.is_empty() {
+            return Vec::new();
         }
+        let mut commands = redis::pipe();
+        for Numbered { notice, id, .. } in notices {
+            let incarnation = self.next().incarnation;
+            let told = Told { voids: notice.voids, id, sealed: &notice.sealed, incarnation };
+            commands.add_command(self.keys.tell(told));
+        }
+        let replies = match timeout(SILENT, link.writes.send_all(&commands)).await.unwrap_or(Err(Fault::Silent)) {
+            Ok(replies) if replies.len() == notices.len() => replies,
+            Ok(_) => return vec![Err(Fault::Reply); notices.len()],
+            Err(fault) => return vec![Err(fault); notices.len()],
+        };
+        let mut results = Vec::with_capacity(notices.len());
+        for (notice, reply) in notices.iter().zip(&replies) {
+            results.push(match read_told(reply) {
+                Ok((true, order)) => Ok((TellResult::Told, order)),
+                Ok((false, order)) => Ok((TellResult::Known, order)),
+                // Everything becomes void, which needs no memory. A caller must not be able to cause this. The other gateways
+                // have not read it, so it is told later, too.
+                Err(fault @ (Fault::Full | Fault::Error)) if notice.is_new_of(NoticeKind::Entries) => {
+                    let deleted = link.writes.send(&self.keys.void_without_memory()).await;
+                    Err(deleted.and_then(|reply| read_deleted(&reply)).err().unwrap_or(fault))
+                }
+                Err(fault) => Err(fault),
+            });
+        }
+        results
     }
 
     /// Finds out which denied callers other gateways know. The denial of one that nobody knows is told to nobody: there can be

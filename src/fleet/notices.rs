@@ -32,6 +32,11 @@ impl Numbered {
     fn new(notice: Notice) -> Self {
         Self { id: id(&notice.sealed), notice, is_told_again: false }
     }
+
+    /// Whether it has this kind, and the engine was not told it before.
+    pub(super) fn is_new_of(&self, kind: NoticeKind) -> bool {
+        self.notice.kind == kind && !self.is_told_again
+    }
 }
 
 fn id(sealed: &Bytes) -> String {
@@ -63,8 +68,8 @@ pub(crate) type Everything = Box<dyn Fn(NoticeKind, Extent) -> Notice + Send + S
 pub(super) struct Notices {
     everything: Everything,
     queue: VecDeque<Numbered>,
-    /// The one that is being told. If the same set becomes void meanwhile, that is told, too.
-    telling: Option<Numbered>,
+    /// Those that are being told. If the same set becomes void meanwhile, that is told, too.
+    telling: VecDeque<Numbered>,
     /// Those that are told only if the engine has something of theirs.
     strangers: VecDeque<Numbered>,
     hints: VecDeque<Numbered>,
@@ -88,7 +93,7 @@ impl Notices {
         Self {
             everything,
             queue: VecDeque::new(),
-            telling: None,
+            telling: VecDeque::new(),
             strangers: VecDeque::new(),
             hints: VecDeque::new(),
             waiting: HashMap::new(),
@@ -104,7 +109,7 @@ impl Notices {
 
     /// How many notices the engine has not been told yet. Those about strangers and hints do not count.
     pub(super) fn len(&self) -> usize {
-        self.queue.len() + usize::from(self.telling.is_some())
+        self.queue.len() + self.telling.len()
     }
 
     /// Whether the engine may not know yet that a record of this place is void.
@@ -164,9 +169,8 @@ impl Notices {
             return;
         }
         let kind = notice.kind;
-        let is_first = |queued: &Numbered| queued.notice.kind == kind && !queued.is_told_again;
-        if self.queue.iter().filter(|queued| is_first(queued)).count() >= MAX_KEPT {
-            self.queue.retain(|queued| !is_first(queued));
+        if self.queue.iter().filter(|queued| queued.is_new_of(kind)).count() >= MAX_KEPT {
+            self.queue.retain(|queued| !queued.is_new_of(kind));
             self.recount();
             let everything = (self.everything)(kind, Extent::Gateways);
             everything.voids.iter().for_each(|set| self.change(*set));
@@ -209,13 +213,14 @@ impl Notices {
 
     /// The next one to tell. [`Self::end`] must follow.
     pub(super) fn begin(&mut self) -> Option<Numbered> {
-        self.telling = self.queue.pop_front();
-        self.telling.clone()
+        let notice = self.queue.pop_front()?;
+        self.telling.push_back(notice.clone());
+        Some(notice)
     }
 
-    /// The telling has ended. `order`: the last ticket that the notice voids.
+    /// The telling of the first one that was begun has ended. `order`: the last ticket that the notice voids.
     pub(super) fn end(&mut self, order: Option<Order>, now: Instant) {
-        let Some(told) = self.telling.take() else { return };
+        let Some(told) = self.telling.pop_front() else { return };
         self.end_wait(&told);
         let Some(order) = order else {
             if !self.queue.iter().any(|queued| queued.notice.voids == told.notice.voids) {
