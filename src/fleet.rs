@@ -1,7 +1,7 @@
 //! The engine (Valkey or Redis) that several gateways share, as a second tier. A request never depends on it: without an
 //! answer within its budget, the request goes on without it.
 //!
-//! - `keeper`: the task that keeps a link to the engine. It tells the engine, and reads the log.
+//! - `keeper`: the task that keeps a link to the engine. It reads the log, and `teller` tells the engine.
 //! - `commands`: the commands, and how replies are read. Pure.
 //! - `requests`: what requests do with the engine: look-ups, records and leases.
 //! - `link`: connections to the node that has the keys; `dialer` finds the node, `stream` and `framing` bound what it may
@@ -21,6 +21,7 @@ mod log;
 mod notices;
 mod requests;
 mod stream;
+mod teller;
 mod tls;
 
 use std::collections::HashMap;
@@ -68,7 +69,7 @@ pub(crate) enum LookUpResult {
     Failed,
 }
 
-/// What the engine was told.
+/// What has become of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub(crate) enum StoreResult {
@@ -93,6 +94,8 @@ pub(crate) enum TellResult {
     Stranger,
     /// The engine did not accept it. It is told again, unless it is a hint.
     Failed,
+    /// There were too many about callers that this gateway does not know, or too many or too long hints.
+    Dropped,
 }
 
 /// What is reported of the engine.
@@ -151,7 +154,7 @@ pub(crate) struct Fleet {
     watcher: Arc<dyn Watcher>,
     /// Or why there is none. `None` before the first attempt.
     link: RwLock<Result<Arc<Link>, Option<LinkError>>>,
-    /// No look-up is sent for what it concerns.
+    /// No look-up is sent for what the notices concern that wait.
     notices: Mutex<Notices>,
     /// Until when this gateway knows what the others know.
     sync: Arc<FleetSync>,

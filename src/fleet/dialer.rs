@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, Value};
@@ -37,8 +38,8 @@ pub(super) struct Dialer {
     config: FleetConfig,
     password: Option<String>,
     tls: Option<Arc<ClientConfig>>,
-    /// The number of the link.
-    number: u64,
+    /// The number of the link, and then of the Sentinel that has answered last. Further questions begin with that.
+    first: AtomicU64,
 }
 
 impl Dialer {
@@ -48,7 +49,7 @@ impl Dialer {
         tls: Option<Arc<ClientConfig>>,
         number: u64,
     ) -> Self {
-        Self { config: config.clone(), password, tls, number }
+        Self { config: config.clone(), password, tls, first: AtomicU64::new(number) }
     }
 
     /// The node that has the keys.
@@ -58,8 +59,8 @@ impl Dialer {
                 self.config.engine.hosts.first().cloned().ok_or((Fault::Settings, "no host".to_owned()))
             }
             // The first host differs, so that one that is gone does not delay each attempt.
-            Topology::Sentinel { master } => self.ask_sentinels(master, self.number).await,
-            Topology::Cluster => self.find_in_cluster(keys, self.number).await,
+            Topology::Sentinel { master } => self.ask_sentinels(master).await,
+            Topology::Cluster => self.find_in_cluster(keys).await,
         }
     }
 
@@ -73,7 +74,7 @@ impl Dialer {
     /// If no Sentinel answers.
     pub(super) async fn is_still_master(&self, node: &str) -> Result<bool, LinkError> {
         match &self.config.engine.topology {
-            Topology::Sentinel { master } => Ok(shown_node(&self.ask_sentinels(master, self.number).await?) == node),
+            Topology::Sentinel { master } => Ok(shown_node(&self.ask_sentinels(master).await?) == node),
             Topology::Standalone | Topology::Cluster => Ok(true),
         }
     }
@@ -137,19 +138,19 @@ impl Dialer {
         Ok(Connection::new(inner, allowance, tokio::spawn(driver)))
     }
 
-    /// All hosts, each time beginning with another one.
-    fn hosts_from(&self, number: u64) -> impl Iterator<Item = &Node> {
+    /// All hosts with their places, for each link beginning with another one.
+    fn hosts(&self) -> impl Iterator<Item = (u64, &Node)> {
         let hosts = &self.config.engine.hosts;
-        let first = usize::try_from(number).unwrap_or_default() % hosts.len().max(1);
-        hosts.iter().cycle().skip(first).take(hosts.len())
+        let first = usize::try_from(self.first.load(Ordering::Relaxed)).unwrap_or_default() % hosts.len().max(1);
+        (0..).zip(hosts).cycle().skip(first).take(hosts.len())
     }
 
     /// The address of the master, from the first Sentinel that knows it.
-    async fn ask_sentinels(&self, master: &str, number: u64) -> Result<Node, LinkError> {
+    async fn ask_sentinels(&self, master: &str) -> Result<Node, LinkError> {
         let mut last = (Fault::Connection, format!("no Sentinel knows the master {master:?}"));
         let mut command = redis::cmd("SENTINEL");
         command.arg("get-master-addr-by-name").arg(master);
-        for sentinel in self.hosts_from(number) {
+        for (place, sentinel) in self.hosts() {
             let reply = match self.dial(sentinel, None, false).await {
                 Ok((connection, _)) => connection.send(&command).await,
                 Err(error) => {
@@ -161,6 +162,7 @@ impl Dialer {
                 && let [Value::BulkString(host), Value::BulkString(port)] = &parts[..]
                 && let (Ok(host), Ok(port)) = (String::from_utf8(host.clone()), String::from_utf8_lossy(port).parse())
             {
+                self.first.store(place, Ordering::Relaxed);
                 return Ok((host, port));
             }
         }
@@ -168,9 +170,9 @@ impl Dialer {
     }
 
     /// The node of the keys' hash slot. Other nodes name it.
-    async fn find_in_cluster(&self, keys: &Keys, number: u64) -> Result<Node, LinkError> {
+    async fn find_in_cluster(&self, keys: &Keys) -> Result<Node, LinkError> {
         let mut last = (Fault::NotMaster, "no node of the cluster has the keys".to_owned());
-        for first in self.hosts_from(number) {
+        for (_, first) in self.hosts() {
             let mut node = first.clone();
             for _ in 0..MAX_HOPS {
                 let reply = match self.dial(&node, None, true).await {

@@ -2,6 +2,7 @@
 //! it has lost data, tells it what has become void, and asks it regularly for its role. Look-ups are not sent before all
 //! that is done.
 
+use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,6 @@ use super::commands::{
 use super::connection::SILENT;
 use super::link::Link;
 use super::log::Progress;
-use super::notices::Numbered;
 use super::{Fleet, FleetSecret, LinkError, LookUpResult, MAX_LIFETIME, StoreResult, TellResult, Watcher};
 use crate::cache::fleet_sync::FleetSync;
 use crate::cache::second_tier::{
@@ -32,13 +32,13 @@ static SCRATCH: LazyLock<Place> = LazyLock::new(|| Place { record: SCRATCH_NAME,
 
 /// How often the log is read within `fleet.sync`, and while the engine is slow.
 const POLLS_PER_SYNC: u32 = 4;
+/// Leases are renewed with each poll, and last 1 s.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// The most batches of a poll. The log has about 4,096 notices.
+const MAX_BATCHES: usize = 160;
 const POLL_WHILE_SLOW: Duration = Duration::from_millis(20);
 /// After a link was opened, so long gateways tell again what the engine may have lost.
 const SETTLE: Duration = Duration::from_secs(2);
-/// So many notices are told before the log is read again, if that is due.
-const BATCH_TO_TELL: usize = 64;
-/// How many strangers are looked up at a time.
-const STRANGERS: usize = 128;
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 const LONGEST_RETRY: Duration = Duration::from_millis(300);
 /// After a fault that only an operator can end.
@@ -75,8 +75,14 @@ impl Fleet {
 
     /// Waits until the engine knows all that has become void.
     pub(crate) async fn told(&self) {
-        while self.to_tell() > 0 {
-            self.all_told.notified().await;
+        loop {
+            let mut all_told = pin!(self.all_told.notified());
+            // Before the check: it may be the last one that is told between the two.
+            all_told.as_mut().enable();
+            if self.to_tell() == 0 {
+                return;
+            }
+            all_told.await;
         }
     }
 
@@ -94,7 +100,7 @@ impl Fleet {
         self.position.lock().restart(incarnation);
         let mut confirmed = Confirmed { opened: self.clock.now(), at: self.clock.now() };
         self.connect(Arc::clone(&link));
-        let pause = self.config.sync / POLLS_PER_SYNC;
+        let pause = (self.config.sync / POLLS_PER_SYNC).min(LONGEST_PAUSE);
         let mut due = Box::pin(sleep(pause));
         let mut confirming = Box::pin(self.confirm(&link));
         loop {
@@ -110,8 +116,11 @@ impl Fleet {
                     let is_slow = link.breaker.lock().is_open();
                     due = Box::pin(sleep(if is_slow { POLL_WHILE_SLOW } else { pause }));
                     match result {
-                        // Those that the engine had no memory for.
-                        Ok(()) => self.tell_some(&link).await,
+                        // What the engine had no memory for, too.
+                        Ok(()) => match self.tell_some(&link).await {
+                            Ok(()) => self.tell_hints(&link).await,
+                            failed => failed,
+                        },
                         result => result,
                     }
                 }
@@ -211,132 +220,31 @@ impl Fleet {
         deleted.and_then(|reply| read_deleted(&reply)).map_err(trying("DEL"))
     }
 
-    /// Tells the engine all that it does not know yet.
-    async fn tell_all(&self, link: &Link) -> Result<(), Fault> {
-        while self.tell_batch(link).await? {}
-        Ok(())
-    }
-
-    /// Tells the engine a part of what it does not know yet. The rest comes after the log, if that is due: a client can cause
-    /// more than the engine can be told at a time, and without the log this gateway is soon out of sync.
-    async fn tell_some(&self, link: &Link) -> Result<(), Fault> {
-        if self.tell_batch(link).await? {
-            self.to_tell.notify_one();
-        }
-        Ok(())
-    }
-
-    /// Returns whether there may be more.
-    async fn tell_batch(&self, link: &Link) -> Result<bool, Fault> {
-        let are_more_strangers = self.check_strangers(link).await?;
-        let batch: Vec<Numbered> = {
-            let mut notices = self.notices.lock();
-            (0..BATCH_TO_TELL).map_while(|_| notices.begin()).collect()
-        };
-        let mut failed = None;
-        for (notice, told) in batch.iter().zip(self.tell(link, &batch).await) {
-            self.notices.lock().end(told.as_ref().ok().map(|(_, order)| *order), self.clock.now());
-            let result = told.as_ref().map_or(TellResult::Failed, |(result, _)| *result);
-            self.watcher.told(notice.notice.kind, result);
-            failed = failed.or(told.err());
-        }
-        match failed {
-            Some(fault) if fault.ends_link() => return Err(fault),
-            // An engine without memory may have some later. It is asked with the next poll.
-            Some(_) => return Ok(false),
-            None => {}
-        }
-        while let Some(hint) = { self.notices.lock().next_hint() } {
-            for told in self.tell(link, std::slice::from_ref(&hint)).await {
-                let result = match told {
-                    Ok((result, _)) => result,
-                    Err(fault) if fault.ends_link() => return Err(fault),
-                    Err(_) => TellResult::Failed,
-                };
-                self.watcher.told(NoticeKind::Hint, result);
-            }
-        }
-        if self.to_tell() == 0 {
-            self.all_told.notify_one();
-        }
-        Ok(are_more_strangers || batch.len() == BATCH_TO_TELL)
-    }
-
-    /// Tells the engine these notices, all of them at once. Returns a result for each of them.
-    async fn tell(&self, link: &Link, notices: &[Numbered]) -> Vec<Result<(TellResult, Order), Fault>> {
-        if notices.is_empty() {
-            return Vec::new();
-        }
-        let mut commands = redis::pipe();
-        for Numbered { notice, id, .. } in notices {
-            let incarnation = self.next().incarnation;
-            let told = Told { voids: notice.voids, id, sealed: &notice.sealed, incarnation };
-            commands.add_command(self.keys.tell(told));
-        }
-        let replies = match timeout(SILENT, link.writes.send_all(&commands)).await.unwrap_or(Err(Fault::Silent)) {
-            Ok(replies) if replies.len() == notices.len() => replies,
-            Ok(_) => return vec![Err(Fault::Reply); notices.len()],
-            Err(fault) => return vec![Err(fault); notices.len()],
-        };
-        let mut results = Vec::with_capacity(notices.len());
-        for (notice, reply) in notices.iter().zip(&replies) {
-            results.push(match read_told(reply) {
-                Ok((true, order)) => Ok((TellResult::Told, order)),
-                Ok((false, order)) => Ok((TellResult::Known, order)),
-                // Everything becomes void, which needs no memory. A caller must not be able to cause this. The other gateways
-                // have not read it, so it is told later, too.
-                Err(fault @ (Fault::Full | Fault::Error)) if notice.is_new_of(NoticeKind::Entries) => {
-                    let deleted = link.writes.send(&self.keys.void_without_memory()).await;
-                    Err(deleted.and_then(|reply| read_deleted(&reply)).err().unwrap_or(fault))
-                }
-                Err(fault) => Err(fault),
-            });
-        }
-        results
-    }
-
-    /// Finds out which denied callers other gateways know. The denial of one that nobody knows is told to nobody: there can be
-    /// thousands of them in a second. Returns whether there are more of them.
-    async fn check_strangers(&self, link: &Link) -> Result<bool, Fault> {
-        let strangers = self.notices.lock().strangers(STRANGERS);
-        if strangers.is_empty() {
-            return Ok(false);
-        }
-        let names = strangers.iter().flat_map(|stranger| &stranger.notice.if_known);
-        let replies = timeout(SILENT, link.writes.send_all(&self.keys.are_known(names))).await;
-        let mut names_known = read_known(&replies.unwrap_or(Err(Fault::Silent))?, self.holder())?.into_iter();
-        let are_known: Vec<bool> = strangers
-            .iter()
-            .map(|stranger| names_known.by_ref().take(stranger.notice.if_known.len()).fold(false, |any, one| any | one))
-            .collect();
-        self.notices.lock().checked(&strangers, &are_known);
-        are_known.iter().filter(|is_known| !**is_known).for_each(|_| {
-            self.watcher.told(NoticeKind::Grants, TellResult::Stranger);
-        });
-        Ok(strangers.len() == STRANGERS)
-    }
-
     /// Reads the log to its end, and renews the leases that this process has. While the breaker is open, tries a look-up.
     async fn poll(&self, link: &Link, reader: &dyn LogReader, confirmed: &Confirmed) -> Result<(), Fault> {
         self.renew_leases(link).await?;
-        loop {
+        for _ in 0..MAX_BATCHES {
             let (fresh, sent) = (self.next(), self.clock.now());
             let commands = self.keys.poll(self.position.lock().from(), fresh);
             let replies = timeout(SILENT, link.look_ups.send_all(&commands)).await.unwrap_or(Err(Fault::Silent))?;
             let polled = match (PollReplies { fresh }).read(&replies) {
                 Ok(polled) => polled,
                 Err(fault) if fault.ends_link() => return Err(fault),
-                // It accepts nothing, so others cannot tell anything either. This gateway is soon out of sync.
                 Err(fault) => {
                     self.watcher.faulted(fault);
                     break;
                 }
             };
             let is_full = polled.is_full;
+            match polled.ticket {
+                Some(number) => self.note_latest(Order { incarnation: polled.incarnation, number }),
+                None => self.watcher.faulted(Fault::Full),
+            }
             // On a new link each gateway tells again what it knows. Until then this one must not count as settled.
             let progress = self.read(&polled, reader).ok_or(Fault::WentBack)?;
             let is_settled = sent >= confirmed.opened + SETTLE;
-            if progress.is_whole && is_settled {
+            // An engine that accepts nothing cannot be told anything by others either.
+            if progress.is_whole && is_settled && polled.ticket.is_some() {
                 self.sync.extend(sent.min(confirmed.since(link, sent)) + self.config.sync);
             }
             if progress.is_whole || !is_full {
@@ -357,8 +265,10 @@ impl Fleet {
         };
         for entry in &polled.entries {
             let is_new = self.notices.lock().learn(entry, self.clock.now());
-            if is_new && reader.told(entry.voids, &entry.sealed, polled.time.saturating_sub(entry.told_at)).is_err() {
-                progress.has_gap = true;
+            let age = polled.time.saturating_sub(entry.told_at);
+            if is_new && reader.told(entry.voids, &entry.sealed, age).is_err() {
+                // A hint of another release may be lost.
+                progress.has_gap |= entry.voids.is_some();
             }
         }
         if progress.has_gap {

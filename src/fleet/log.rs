@@ -64,6 +64,11 @@ impl LogPosition {
         if *self.incarnation.get_or_insert(polled.incarnation) != polled.incarnation {
             return None;
         }
+        if polled.entries.is_empty() && polled.is_full {
+            // Those of an earlier incarnation.
+            polled.next.iter().for_each(|from| self.from.clone_from(from));
+            return Some(Progress { is_whole: false, has_gap: false });
+        }
         let first = polled.entries.first().map_or(polled.last + 1, |entry| entry.number);
         let mut next = self.next.unwrap_or_else(|| {
             self.is_cut = first > 1;
@@ -84,9 +89,7 @@ impl LogPosition {
             has_gap |= std::mem::take(&mut self.is_cut);
             self.last = polled.entries.last().map(id).or(self.last);
         }
-        if let Some(from) = &polled.next {
-            self.from.clone_from(from);
-        }
+        polled.next.iter().for_each(|from| self.from.clone_from(from));
         self.next = Some(next);
         Some(Progress { is_whole, has_gap })
     }
@@ -113,7 +116,7 @@ mod tests {
         };
         let entries: Vec<LogEntry> = numbers.into_iter().map(entry).collect();
         let next = entries.last().map(|entry| format!("{}-1", entry.number));
-        Polled { incarnation: [incarnation; 16], last, entries, time: Duration::ZERO, next, is_full }
+        Polled { incarnation: [incarnation; 16], last, entries, time: Duration::ZERO, next, is_full, ticket: Some(1) }
     }
 
     /// The progress of each batch. `None`: there is a new link.
@@ -151,6 +154,16 @@ mod tests {
             Some(batch(1, [9, 10], 9, false)),
         ]);
         assert_eq!(read, [MORE, GOOD, GOOD, GOOD]);
+    }
+
+    #[test]
+    fn notices_of_an_earlier_incarnation_are_passed_over() {
+        let mut earlier = batch(2, [], 1, true);
+        earlier.next = Some("7-1".to_owned());
+        let mut position = LogPosition::default();
+        assert_eq!(read(&mut position, [Some(earlier)]), [Some(MORE)]);
+        assert_eq!(position.from(), "7-1");
+        assert_eq!(read(&mut position, [Some(batch(2, [1], 1, false))]), [Some(GOOD)]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::cache::second_tier::{Name, Notice, NoticeKind, Order, Place};
 /// The most notices of each kind that are kept. With more, everything of the kind becomes void; hints are lost.
 const MAX_KEPT: usize = 4_096;
 const MAX_HINTS: usize = 64;
+/// A longer hint, in bytes, is not told: it has a long key.
+const MAX_HINT_SIZE: usize = 2_048;
 /// So many notices about one set are kept.
 const MAX_OF_SET: usize = 4;
 /// So many hints are recognised when they are read again.
@@ -107,9 +109,9 @@ impl Notices {
         }
     }
 
-    /// How many notices the engine has not been told yet. Those about strangers and hints do not count.
+    /// How many notices the engine has not been told yet. Hints do not count.
     pub(super) fn len(&self) -> usize {
-        self.queue.len() + self.telling.len()
+        self.queue.len() + self.telling.len() + self.strangers.len()
     }
 
     /// Whether the engine may not know yet that a record of this place is void.
@@ -148,27 +150,30 @@ impl Notices {
         self.changed.insert(set, self.serial);
     }
 
-    /// Adds a notice that is to be told.
-    pub(super) fn add(&mut self, notice: Notice) {
+    /// Adds a notice that is to be told. Returns whether another one was dropped, or this one.
+    pub(super) fn add(&mut self, notice: Notice) -> bool {
         let Some(set) = notice.voids else {
-            self.hints.push_back(Numbered::new(notice));
-            if self.hints.len() > MAX_HINTS {
-                self.hints.pop_front();
+            if notice.sealed.len() > MAX_HINT_SIZE {
+                return true;
             }
-            return;
+            self.hints.push_back(Numbered::new(notice));
+            return self.hints.len() > MAX_HINTS && self.hints.pop_front().is_some();
         };
         self.change(set);
         if !notice.if_known.is_empty() {
             self.wait(set);
             self.strangers.push_back(Numbered::new(notice));
-            if self.strangers.len() > MAX_KEPT
-                && let Some(dropped) = self.strangers.pop_front()
-            {
-                self.end_wait(&dropped);
-            }
-            return;
+            let dropped = (self.strangers.len() > MAX_KEPT).then(|| self.strangers.pop_front()).flatten();
+            dropped.iter().for_each(|dropped| self.end_wait(dropped));
+            return dropped.is_some();
         }
-        let kind = notice.kind;
+        self.add_to_queue(Numbered::new(notice));
+        false
+    }
+
+    /// With too many of a kind, one about everything takes their place.
+    fn add_to_queue(&mut self, notice: Numbered) {
+        let kind = notice.notice.kind;
         if self.queue.iter().filter(|queued| queued.is_new_of(kind)).count() >= MAX_KEPT {
             self.queue.retain(|queued| !queued.is_new_of(kind));
             self.recount();
@@ -176,7 +181,7 @@ impl Notices {
             everything.voids.iter().for_each(|set| self.change(*set));
             return self.enqueue(Numbered::new(everything));
         }
-        self.enqueue(Numbered::new(notice));
+        self.enqueue(notice);
     }
 
     fn enqueue(&mut self, notice: Numbered) {
@@ -223,7 +228,9 @@ impl Notices {
         let Some(told) = self.telling.pop_front() else { return };
         self.end_wait(&told);
         let Some(order) = order else {
-            if !self.queue.iter().any(|queued| queued.notice.voids == told.notice.voids) {
+            // What is told again may be older.
+            let is_covered = |queued: &Numbered| queued.notice.voids == told.notice.voids && !queued.is_told_again;
+            if !self.queue.iter().any(is_covered) {
                 set_of(&told).into_iter().for_each(|set| self.wait(set));
                 self.queue.push_front(told);
             }
@@ -279,7 +286,7 @@ impl Notices {
             {
                 self.end_wait(&stranger);
                 if *is_known {
-                    self.enqueue(stranger);
+                    self.add_to_queue(stranger);
                 }
             }
         }
@@ -310,6 +317,9 @@ impl Notices {
     /// There is a new link: what was told within `lifetime` is told again. Hints are too old by now.
     pub(super) fn tell_again(&mut self, lifetime: Duration, now: Instant) {
         self.hints.clear();
+        // Those of an earlier link, which has failed.
+        self.queue.retain(|queued| !queued.is_told_again);
+        self.recount();
         self.known.retain(|_, all| {
             all.retain(|known| now.saturating_duration_since(known.at) < lifetime);
             !all.is_empty()

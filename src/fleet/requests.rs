@@ -10,10 +10,13 @@ use tokio::time::timeout;
 
 use super::commands::{Fault, Wanted, read_done};
 use super::link::Link;
-use super::{Fleet, LookUpResult, MAX_LIFETIME, MAX_STORED_KIB, StoreResult};
+use super::{Fleet, LookUpResult, MAX_LIFETIME, MAX_STORED_KIB, StoreResult, TellResult};
 use crate::cache::second_tier::{
     Lease, LeaseState, LookUp, LookedUp, NewRecord, Notice, Order, Place, SecondTier, Ticket,
 };
+
+/// How long other gateways do not wait for a call whose response is too large for the engine.
+const UNSHARED_AFTER_TOO_LARGE: Duration = Duration::from_secs(60);
 
 impl Fleet {
     /// Looks up, without a time limit. `as_of`: the number of the last notice when nothing that concerns the places waited.
@@ -39,7 +42,7 @@ impl Fleet {
         Ok(looked_up)
     }
 
-    fn note_latest(&self, order: Order) {
+    pub(super) fn note_latest(&self, order: Order) {
         let mut latest = self.latest.lock();
         let is_later = |latest: &Order| latest.incarnation != order.incarnation || latest.number < order.number;
         if latest.as_ref().is_none_or(is_later) {
@@ -133,7 +136,9 @@ impl SecondTier for Fleet {
     fn store(&self, record: NewRecord) {
         let (lease, kind) = (record.lease, record.kind);
         let give_up = |result: StoreResult| {
-            lease.into_iter().for_each(|lease| self.release(lease, None));
+            // With too large a body, others need not wait for one another.
+            let unshared = (result == StoreResult::TooLarge).then_some(UNSHARED_AFTER_TOO_LARGE);
+            lease.into_iter().for_each(|lease| self.release(lease, unshared));
             self.watcher.stored(kind, result);
         };
         if record.sealed.len() > self.config.max_record() {
@@ -177,7 +182,10 @@ impl SecondTier for Fleet {
     }
 
     fn tell(&self, notice: Notice) {
-        self.notices.lock().add(notice);
+        let kind = notice.kind;
+        if self.notices.lock().add(notice) {
+            self.watcher.told(kind, TellResult::Dropped);
+        }
         self.to_tell.notify_one();
     }
 }

@@ -99,7 +99,8 @@ impl Claimant<'_> {
                 });
                 return Claimed::Call(Claim { ticket, held });
             }
-            let has_client = !matches!(purpose, FetchPurpose::Renewal | FetchPurpose::Refresh) || leader.is_joined();
+            let has_client = !matches!(purpose, FetchPurpose::Renewal | FetchPurpose::Refresh | FetchPurpose::KeepWarm)
+                || leader.is_joined();
             if !has_client {
                 observer.metrics.fleet_claimed(ClaimResult::Dropped);
                 return Claimed::Dropped { is_abandoned: false };

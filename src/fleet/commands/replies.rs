@@ -97,9 +97,10 @@ fn read_lease(wanted: Lease, replies: &[Value]) -> LeaseState {
         [Value::SimpleString(done), _] if done == "OK" => LeaseState::Held(wanted),
         [Value::Nil, held] => match text(held) {
             Some(UNSHARED) => LeaseState::Unshared,
-            Some(_) => LeaseState::Elsewhere,
-            // It has ended between the two.
-            None => LeaseState::Elsewhere,
+            // Another call of this process must not be waited for here: that is what flights are for.
+            Some(held) if held.starts_with(&wanted.holder[..OF_PROCESS]) => LeaseState::None,
+            // Without a holder, it has ended between the two commands.
+            Some(_) | None => LeaseState::Elsewhere,
         },
         _ => LeaseState::None,
     }
@@ -137,13 +138,15 @@ pub(in crate::fleet) struct Polled {
     pub(in crate::fleet) next: Option<String>,
     /// Whether the batch was full.
     pub(in crate::fleet) is_full: bool,
+    /// The last ticket. `None` if the engine accepts nothing.
+    pub(in crate::fleet) ticket: Option<u64>,
 }
 
 impl PollReplies {
     /// Reads the replies.
     ///
     /// # Errors
-    /// If they are not answers to the commands, or an error: [`Fault::Full`] if the engine accepts nothing.
+    /// If they are not answers to the commands, or an error. An engine without memory has a log nevertheless.
     pub(in crate::fleet) fn read(&self, replies: &[Value]) -> Result<Polled, Fault> {
         let [role, set, control, log, ticket, time, echo] = replies else { return Err(Fault::Reply) };
         read_role(role)?;
@@ -151,11 +154,15 @@ impl PollReplies {
         if text(echo) != Some(self.fresh.nonce.to_string().as_bytes()) {
             return Err(Fault::Reply);
         }
-        for reply in [set, control, log, ticket] {
+        for reply in [control, log] {
             if let Value::ServerError(error) = reply {
                 return Err(Fault::of_server(error));
             }
         }
+        let ticket = match (set, ticket) {
+            (Value::Int(_), Value::Int(ticket)) => u64::try_from(*ticket).ok(),
+            _ => None,
+        };
         let Value::Array(control) = control else { return Err(Fault::Reply) };
         let [incarnation, last] = &control[..] else { return Err(Fault::Reply) };
         let incarnation = text(incarnation).and_then(|bytes| bytes.try_into().ok()).ok_or(Fault::Reply)?;
@@ -175,7 +182,7 @@ impl PollReplies {
             entries.extend(read_entry(millis, fields).filter(|entry| entry.incarnation == incarnation));
         }
         let time = read_time(time).ok_or(Fault::Reply)?;
-        Ok(Polled { incarnation, last, entries, time, next, is_full: log.len() >= super::BATCH })
+        Ok(Polled { incarnation, last, entries, time, next, is_full: log.len() >= super::BATCH, ticket })
     }
 }
 

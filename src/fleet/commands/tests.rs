@@ -157,6 +157,7 @@ fn a_lease_is_held_here_or_elsewhere_or_the_last_call_had_no_response_for_others
     for (set, held, expected) in [
         (Value::Okay, bulk(&[5; 16]), LeaseState::Held(LEASE_OF_ALL)),
         (Value::Nil, bulk(&[6; 16]), LeaseState::Elsewhere),
+        (Value::Nil, bulk(&[[5; 8], [6; 8]].concat()), LeaseState::None),
         (Value::Nil, Value::Nil, LeaseState::Elsewhere),
         (Value::Nil, bulk(b"-"), LeaseState::Unshared),
         (full(), Value::Nil, LeaseState::None),
@@ -221,7 +222,8 @@ fn a_poll_reads_the_notices_of_the_incarnation() {
             entries: vec![entry],
             time: Duration::from_millis(1_800_000_000_250),
             next,
-            is_full: false
+            is_full: false,
+            ticket: Some(9)
         }
     );
 }
@@ -233,7 +235,6 @@ fn a_poll_whose_replies_are_none_or_that_could_not_write_is_a_fault() {
         (0, Value::Array(vec![bulk(b"slave")]), Fault::NotMaster),
         (2, Value::Array(vec![Value::Nil, Value::Nil]), Fault::Reply),
         (3, error("WRONGTYPE Operation against a key"), Fault::Error),
-        (4, error("OOM command not allowed"), Fault::Full),
         (4, error("READONLY You can't write"), Fault::NotMaster),
         (5, Value::Nil, Fault::Reply),
         (6, bulk(b"41"), Fault::Reply),
@@ -266,4 +267,12 @@ fn a_caller_is_known_by_a_record_or_by_the_lease_of_another_process() {
     assert_eq!(read(0, b"-"), Ok(true), "a call of another one has ended without a response for others");
     assert_eq!(read_known(&[Value::Int(0)], own), Err(Fault::Reply));
     assert_eq!(read_known(&[bulk(b""), Value::Int(0)], own), Err(Fault::Reply));
+}
+
+#[test]
+fn the_log_of_an_engine_without_memory_is_read() {
+    let mut replies = polled();
+    replies[4] = error("OOM command not allowed");
+    let read = (PollReplies { fresh: FRESH }).read(&replies).unwrap();
+    assert_eq!((read.entries.len(), read.ticket), (1, None));
 }

@@ -171,8 +171,8 @@ fn each_notice_about_a_set_is_told_again() {
 fn strangers_are_told_of_only_if_some_gateway_knows_them() {
     let (mut notices, now) = (notices(), Clock::System.now());
     let stranger = |number| Notice { if_known: Box::new([set(number)]), kind: NoticeKind::Grants, ..notice(number, 0) };
-    [1, 2, 3].into_iter().for_each(|number| notices.add(stranger(number)));
-    assert_eq!(notices.len(), 0);
+    [1, 2, 3].into_iter().for_each(|number| assert!(!notices.add(stranger(number))));
+    assert_eq!(notices.len(), 3);
     assert!(notices.concerns(&place(2)), "a look-up could find a proof from before");
     let checked = notices.strangers(2);
     notices.checked(&checked, &[false, true]);
@@ -187,7 +187,7 @@ fn too_many_notices_become_one_about_everything_of_their_kind() {
     let grants = |number| Notice { kind: NoticeKind::Grants, ..notice(number, 0) };
     let most = u16::try_from(MAX_KEPT).unwrap();
     notices.add(notice(60_000, 0));
-    (1..=most).for_each(|number| notices.add(grants(2_000 + number)));
+    (1..=most).for_each(|number| assert!(!notices.add(grants(2_000 + number))));
     assert_eq!(notices.len(), MAX_KEPT + 1);
     notices.add(grants(1));
     assert_eq!(notices.len(), 2);
@@ -205,4 +205,34 @@ fn if_not_all_that_was_told_is_known_the_engine_is_voided_on_a_new_link() {
     let told = tell(&mut notices, 1, now);
     assert_eq!(told.len(), MAX_KEPT + 2);
     assert!(!told.contains(&set(2_000)) && told.ends_with(&[set(1_000), set(1_001)]));
+}
+
+#[test]
+fn a_notice_that_was_not_told_is_kept_beside_an_older_one_that_is_told_again() {
+    let (mut notices, now) = (notices(), Clock::System.now());
+    notices.add(notice(1, 0));
+    tell(&mut notices, 1, now);
+    notices.add(notice(1, 1));
+    for _ in 0..3 {
+        // Each link fails.
+        notices.tell_again(10 * SECOND, now);
+        assert_eq!((notices.len(), notices.begin().unwrap().notice), (2, notice(1, 1)));
+        notices.end(None, now);
+    }
+    assert_eq!(tell(&mut notices, 2, now), [set(1), set(1)]);
+}
+
+#[test]
+fn strangers_that_some_gateway_knows_are_bounded_too() {
+    let (mut notices, now) = (notices(), Clock::System.now());
+    let stranger = |number| Notice { if_known: Box::new([set(number)]), kind: NoticeKind::Grants, ..notice(number, 0) };
+    let most = u16::try_from(MAX_KEPT).unwrap();
+    (0..=most).for_each(|number| assert_eq!(notices.add(stranger(2_000 + number)), number == most, "{number}"));
+    for _ in 0..2 {
+        let strangers = notices.strangers(MAX_KEPT);
+        notices.checked(&strangers, &vec![true; strangers.len()]);
+        notices.add(stranger(1));
+    }
+    assert_eq!(notices.len(), 2, "one about everything, and one that is not checked");
+    assert_eq!(tell(&mut notices, 1, now), [set(1_001)]);
 }

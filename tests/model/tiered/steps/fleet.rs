@@ -93,8 +93,7 @@ fn borrowed() -> impl Strategy<Value = Template> {
 /// A caller is proved at one gateway, or at two. It is denied, and sends a request to a gateway that has read this, or not.
 fn denied_elsewhere() -> impl Strategy<Value = Template> {
     let mode = prop_oneof![3 => Just(None), 1 => Just(Some(Mode::Away)), 1 => Just(Some(Mode::Hangs))];
-    let forgotten =
-        prop_oneof![3 => Just(None), 2 => Just(Some(Fault::ForgetVoided)), 1 => fault().prop_map(Some)];
+    let forgotten = prop_oneof![3 => Just(None), 2 => Just(Some(Fault::ForgetVoided)), 1 => fault().prop_map(Some)];
     let choices = (any::<bool>(), any::<bool>(), any::<bool>(), 0..3_usize);
     (choices, mode, forgotten, denial(), 1..3 * SECOND).prop_map(
         |((borrows, reads, proves, at), mode, forgotten, denial, span)| {
