@@ -224,6 +224,11 @@ impl Fleet {
         self.notices.lock().len()
     }
 
+    /// Whether the engine knows all that has become void here, or that it concerns nobody.
+    pub(crate) fn has_told_all(&self) -> bool {
+        self.notices.lock().are_told()
+    }
+
     /// Whether this gateway knows what the others know, and until when it does or did.
     pub(crate) fn sync(&self) -> &FleetSync {
         &self.sync

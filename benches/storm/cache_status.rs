@@ -23,6 +23,8 @@ pub(crate) enum Source {
     Fresh,
     /// A fresh entry, after a wait for a call that proved the caller.
     AfterProof,
+    /// A fresh entry that another gateway has stored in the fleet's engine, or a caller that it has proved.
+    Fleet,
     /// A remembered 401 or 403.
     Denial,
     /// A stored 400, 404 or 405.
@@ -43,6 +45,24 @@ pub(crate) enum Source {
     Relayed,
     /// Not stated.
     Unknown,
+}
+
+impl Source {
+    /// Whether a list from there was in the gateway's memory or in the engine.
+    pub(crate) fn is_memory(self) -> bool {
+        match self {
+            Self::Fresh
+            | Self::AfterProof
+            | Self::Fleet
+            | Self::Denial
+            | Self::Negative
+            | Self::Revalidating
+            | Self::Backoff
+            | Self::StaleIfSlow
+            | Self::Failure => true,
+            Self::Upstream | Self::Collapsed | Self::Relayed | Self::Unknown => false,
+        }
+    }
 }
 
 impl CacheStatus {
@@ -73,6 +93,7 @@ impl CacheStatus {
             (true, _) => match detail {
                 None => Source::Fresh,
                 Some("coalesced") => Source::AfterProof,
+                Some("fleet") => Source::Fleet,
                 Some("denied") => Source::Denial,
                 Some("negative") => Source::Negative,
                 Some("revalidating") => Source::Revalidating,

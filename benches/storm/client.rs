@@ -1,7 +1,6 @@
 //! A client: sends one request after another, mostly on a persistent connection. Some clients read slowly or abort. It
 //! records each exchange and does not judge it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +15,9 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
-use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::request::caller::X_AUTH_TOKEN;
 
+use super::endpoint::{Begun, Endpoint, Standing};
 use super::settings::ANSWER_TIMEOUT;
 use super::world::{PROJECTS, Resource, World};
 
@@ -43,6 +42,10 @@ pub(crate) enum RequestDirectives {
 /// A request and its result.
 pub(crate) struct Exchange {
     pub(crate) client: usize,
+    /// The gateway's number.
+    pub(crate) gateway: usize,
+    /// Of the gateway, from `begun` to `decided`.
+    pub(crate) standing: Standing,
     pub(crate) caller: usize,
     pub(crate) resource: usize,
     pub(crate) directives: RequestDirectives,
@@ -69,7 +72,8 @@ pub(crate) enum End {
 pub(crate) struct Client {
     pub(crate) number: usize,
     pub(crate) world: Arc<World>,
-    pub(crate) gateway: SocketAddr,
+    pub(crate) gateways: Arc<[Endpoint]>,
+    gateway: usize,
     pub(crate) dice: SmallRng,
     connection: Option<Connection>,
     /// Every fifth client.
@@ -80,12 +84,13 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(number: usize, world: Arc<World>, gateway: SocketAddr, mut dice: SmallRng) -> Self {
+    pub(crate) fn new(number: usize, world: Arc<World>, gateways: &Arc<[Endpoint]>, mut dice: SmallRng) -> Self {
         let caller = dice.random_range(0..world.callers.len());
         Self {
             number,
             world,
-            gateway,
+            gateways: Arc::clone(gateways),
+            gateway: number % gateways.len(),
             dice,
             connection: None,
             uses_http2: number.is_multiple_of(5),
@@ -103,6 +108,10 @@ impl Client {
         if self.dice.random_ratio(1, 10) {
             self.caller = self.dice.random_range(0..self.world.callers.len());
         }
+        if self.gateways.len() > 1 && self.dice.random_ratio(1, 4) {
+            self.gateway = self.dice.random_range(0..self.gateways.len());
+            self.connection = None;
+        }
         let (resource, caller) = (self.pick_resource(), self.caller);
         let directives = self.pick_directives(resource);
         let is_slow = self.dice.random_ratio(1, 20);
@@ -113,24 +122,22 @@ impl Client {
         let aborts_in_body = self.dice.random_ratio(1, 50);
 
         let request = self.request(resource, &directives);
-        let mut begun = Clock::System.now();
-        let exchange = |begun, end| Exchange {
-            client: self.number,
-            caller,
-            resource,
-            directives: directives.clone(),
-            begun,
-            decided: Clock::System.now(),
-            end,
+        let (gateways, gateway) = (Arc::clone(&self.gateways), self.gateway);
+        let endpoint = &gateways[gateway];
+        let mut begun = endpoint.begin();
+        let exchange = |begun: Begun, end| {
+            let (decided, standing) = endpoint.end(begun);
+            let (client, directives, begun) = (self.number, directives.clone(), begun.at);
+            Exchange { client, gateway, standing, caller, resource, directives, begun, decided, end }
         };
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => match Connection::open(self.gateway, self.uses_http2, is_slow).await {
+            none => match Connection::open(endpoint.address, self.uses_http2, is_slow).await {
                 Ok(connection) => none.insert(connection),
                 Err(error) => return exchange(begun, End::Broken(format!("not connected: {error}"))),
             },
         };
-        begun = Clock::System.now();
+        begun = endpoint.begin();
         let sending = connection.send(request);
         let result = tokio::time::timeout(abort_after.unwrap_or(HANG), sending).await;
         let (mut exchange, body) = match result {
@@ -251,7 +258,11 @@ enum Sender {
 }
 
 impl Connection {
-    async fn open(gateway: SocketAddr, uses_http2: bool, is_slow: bool) -> Result<Self, Box<dyn std::error::Error>> {
+    async fn open(
+        gateway: std::net::SocketAddr,
+        uses_http2: bool,
+        is_slow: bool,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let socket = TcpSocket::new_v4()?;
         if is_slow {
             socket.set_recv_buffer_size(SMALL_BUFFER)?;

@@ -9,11 +9,13 @@ use http::StatusCode;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
+use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::Clock;
 
+use super::endpoint::Endpoint;
 use super::lock;
 use super::settings::{ANSWER_TIMEOUT, STALE_IF_SLOW};
-use super::world::{Condition, Journal, World};
+use super::world::{Condition, Journal, PROJECTS, Purge, World, project_id};
 
 /// Runs until `stop` is true. Upstream is healthy afterwards.
 pub(crate) async fn inject(world: Arc<World>, journal: Arc<Mutex<Journal>>, seed: u64, stop: watch::Receiver<bool>) {
@@ -155,6 +157,29 @@ impl Injector<'_> {
     }
 }
 
-async fn pause(dice: &mut SmallRng, least: u64, most: u64) {
+/// Purges at gateways of a fleet, until `stop` is true.
+pub(crate) async fn purge(
+    gateways: Arc<[Endpoint]>,
+    journal: Arc<Mutex<Journal>>,
+    mut dice: SmallRng,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|&stop| stop) => break,
+            () = pause(&mut dice, 1_000, 3_000) => {}
+        }
+        let gateway = dice.random_range(0..gateways.len());
+        let project = dice.random_ratio(2, 3).then(|| dice.random_range(0..PROJECTS));
+        let Some(member) = &gateways[gateway].member else { continue };
+        let begun = Clock::System.now();
+        member.purge(&PurgeSelection { project_id: project.map(project_id), ..PurgeSelection::default() });
+        let ended = Some(Clock::System.now());
+        let told = gateways[gateway].told();
+        lock(&journal).purges.push(Purge { gateway, project, begun, ended, told });
+    }
+}
+
+pub(crate) async fn pause(dice: &mut SmallRng, least: u64, most: u64) {
     tokio::time::sleep(Duration::from_millis(dice.random_range(least..most))).await;
 }

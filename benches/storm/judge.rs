@@ -13,12 +13,10 @@ use http::{HeaderMap, StatusCode};
 
 use super::cache_status::{CacheStatus, Source};
 use super::client::{self, End, Exchange, RequestDirectives};
+use super::endpoint::{Endpoint, Standing, Told};
 use super::lock;
-use super::settings::{
-    ANSWER_TIMEOUT, BACKOFF, DENIAL_TTL, GRANT_TTL, JITTER, OUTAGE_GRACE, RETRY_AFTER, STALE_IF_ERROR,
-    STALE_WHILE_REVALIDATE, TTL, max_age,
-};
-use super::world::{Caller, Condition, Journal, Resource, Timeline, World};
+use super::settings::{ANSWER_TIMEOUT, BACKOFF, DENIAL_TTL, JITTER, Lifetimes, RETRY_AFTER, SYNC};
+use super::world::{Caller, Condition, Journal, Purge, Resource, Timeline, World};
 
 /// How late a response may be on this busy machine, after its deadline.
 const SLACK: Duration = Duration::from_secs(1);
@@ -31,6 +29,9 @@ const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
 /// The longest time of a call, including the queue.
 const LONGEST_CALL: Duration = ANSWER_TIMEOUT.saturating_mul(2);
 
+/// How late a gateway may read what another one has told: longer than the engine is ever away.
+const LATE_NOTICE: Duration = Duration::from_secs(10);
+
 /// The kind of a request that the loads have broken.
 const INCOMPLETE: &str = "(no complete response, under the loads)";
 
@@ -40,14 +41,18 @@ pub(crate) type Verdict = Result<String, String>;
 pub(crate) struct Judge {
     world: Arc<World>,
     journal: Arc<Mutex<Journal>>,
+    gateways: Arc<[Endpoint]>,
+    lifetimes: Lifetimes,
     /// Upstream's lists, by resource, version of the catalogue, and whether the caller is restricted.
     lists: HashMap<(usize, Instant, bool), Option<Bytes>>,
-    /// The latest request that proved a caller in a scope.
-    proofs: HashMap<(usize, usize, usize), Span>,
-    /// The latest request whose response was stored, by resource, and by its owner if it is private.
-    stored: HashMap<(usize, Option<usize>), Span>,
-    /// When upstream last refused a caller in a scope, and the number of changes of the caller's token until then.
-    refused: HashMap<(usize, usize, usize), (Instant, usize)>,
+    /// The latest request that proved a caller in a scope, at each gateway.
+    proofs: HashMap<(ScopeKey, usize), Span>,
+    /// The latest request whose response was stored at a gateway, by resource, and by its owner if it is private.
+    stored: HashMap<(usize, Option<usize>, usize), Span>,
+    /// When upstream last refused a caller in a scope, at each gateway.
+    refused: HashMap<ScopeKey, Vec<Refusal>>,
+    /// How often a rule of the fleet was to be kept.
+    pub(crate) fleet: FleetCounts,
     /// The time of the last jump of a clock. Entries and grants from before are not valid.
     jumped: Option<Instant>,
     /// Whether a clock is about to jump or has just jumped.
@@ -57,11 +62,47 @@ pub(crate) struct Judge {
     loaded: Option<Instant>,
 }
 
+/// A caller, its project and the number of the operation.
+type ScopeKey = (usize, usize, usize);
+
+/// The numbers of responses that depend on what gateways tell each other.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FleetCounts {
+    /// For callers that only another gateway has been denied.
+    pub(crate) denied: usize,
+    /// Lists that could be older than a purge at another gateway.
+    pub(crate) purged: usize,
+    /// Lists that another gateway has stored, or for callers that it has proved.
+    pub(crate) shared: usize,
+}
+
 /// A request, from its beginning to the head of its response.
 #[derive(Clone, Copy)]
 struct Span {
     begun: Instant,
     decided: Instant,
+    standing: Standing,
+}
+
+/// A refusal of upstream, and the number of changes of the caller's token until then.
+struct Refusal {
+    gateway: usize,
+    at: Instant,
+    changes: usize,
+    told: Told,
+}
+
+impl Refusal {
+    /// Whether the token is still invalid, and the gateway certainly knew it when the request began.
+    fn is_certain(&self, case: &Case<'_>) -> bool {
+        let Case { exchange, .. } = case;
+        let is_told = || self.told.get().is_some_and(|told| *told + SYNC < exchange.begun);
+        self.changes == case.token_states().count_by(exchange.decided)
+            && match self.gateway == exchange.gateway {
+                true => self.at < exchange.begun,
+                false => exchange.standing == Standing::InSync && is_told(),
+            }
+    }
 }
 
 /// A response that is judged.
@@ -110,15 +151,23 @@ fn ago(moment: Instant, span: Duration) -> Instant {
 }
 
 impl Judge {
-    pub(crate) fn new(world: Arc<World>, journal: Arc<Mutex<Journal>>) -> Self {
+    pub(crate) fn new(
+        world: Arc<World>,
+        journal: Arc<Mutex<Journal>>,
+        gateways: &Arc<[Endpoint]>,
+        lifetimes: Lifetimes,
+    ) -> Self {
         let (lists, proofs) = (HashMap::new(), HashMap::new());
         Self {
             world,
             journal,
+            gateways: Arc::clone(gateways),
+            lifetimes,
             lists,
             proofs,
             stored: HashMap::new(),
             refused: HashMap::new(),
+            fleet: FleetCounts::default(),
             jumped: None,
             is_jumping: false,
             hits: 0,
@@ -210,19 +259,35 @@ impl Judge {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.is_refused(&case)?,
             _ => self.error_is_possible(&case)?,
         }
+        self.count_for_fleet(&case);
         self.hits += usize::from(matches!(case.source, Source::Fresh | Source::AfterProof | Source::Revalidating));
         self.record(&case);
         Ok(kind)
     }
 
-    fn scope_key(&self, exchange: &Exchange) -> (usize, usize, usize) {
+    fn scope_key(&self, exchange: &Exchange) -> ScopeKey {
         let resource = &self.world.resources[exchange.resource];
         (exchange.caller, resource.project, resource.scope)
     }
 
-    fn entry_key(&self, exchange: &Exchange) -> (usize, Option<usize>) {
+    fn entry_key(&self, exchange: &Exchange) -> (usize, Option<usize>, usize) {
         let is_private = self.world.resources[exchange.resource].is_private;
-        (exchange.resource, is_private.then_some(exchange.caller))
+        (exchange.resource, is_private.then_some(exchange.caller), exchange.gateway)
+    }
+
+    /// The purges that can select this response.
+    fn purges<'j>(&self, case: &Case<'j>) -> impl Iterator<Item = &'j Purge> {
+        let project = self.world.resources[case.exchange.resource].project;
+        let purges = case.journal.purges.iter();
+        purges.filter(move |purge| purge.project.is_none_or(|purged| purged == project))
+    }
+
+    fn count_for_fleet(&mut self, case: &Case<'_>) {
+        let refusals = self.refused.get(&self.scope_key(case.exchange)).into_iter().flatten();
+        let mut certain = refusals.filter(|refusal| refusal.is_certain(case)).peekable();
+        let is_told = certain.peek().is_some() && certain.all(|refusal| refusal.gateway != case.exchange.gateway);
+        self.fleet.denied += usize::from(is_told && !case.is_own);
+        self.fleet.shared += usize::from(case.source == Source::Fleet);
     }
 
     /// No response is later than its deadline. A hit may have waited for another request's fetch.
@@ -233,8 +298,7 @@ impl Judge {
     }
 
     fn obeys_directives(&self, case: &Case<'_>) -> Result<(), String> {
-        let from_memory =
-            !matches!(case.source, Source::Upstream | Source::Collapsed | Source::Relayed | Source::Unknown);
+        let from_memory = case.source.is_memory();
         let has_cookie = case.headers.contains_key("set-cookie");
         if has_cookie && !matches!(case.source, Source::Upstream | Source::Relayed) {
             return Err("another client's cookie".to_owned());
@@ -244,8 +308,8 @@ impl Judge {
         {
             return Err("a 304 without If-None-Match".to_owned());
         }
-        let needs_no_call =
-            from_memory && !matches!(case.source, Source::AfterProof | Source::StaleIfSlow | Source::Failure);
+        let needs_no_call = from_memory
+            && !matches!(case.source, Source::AfterProof | Source::Fleet | Source::StaleIfSlow | Source::Failure);
         let is_excused = matches!(case.source, Source::Failure | Source::Denial);
         let is_obeyed = match case.exchange.directives {
             RequestDirectives::None | RequestDirectives::IfNoneMatch(..) => true,
@@ -269,11 +333,11 @@ impl Judge {
 
     /// The list is, byte for byte, what upstream would have sent this caller at a moment within the allowed age.
     fn body_is_true(&mut self, case: &Case<'_>) -> Result<(), String> {
-        let exchange = case.exchange;
+        let (exchange, lifetimes) = (case.exchange, self.lifetimes);
         let allowed = match case.source {
-            Source::Fresh | Source::AfterProof => TTL,
-            Source::Revalidating => TTL + STALE_WHILE_REVALIDATE,
-            Source::Backoff | Source::StaleIfSlow | Source::Failure => max_age(),
+            Source::Fresh | Source::AfterProof | Source::Fleet => lifetimes.ttl,
+            Source::Revalidating => lifetimes.ttl + lifetimes.stale_while_revalidate,
+            Source::Backoff | Source::StaleIfSlow | Source::Failure => lifetimes.max_age(),
             Source::Upstream | Source::Relayed => Duration::ZERO,
             Source::Collapsed => ANSWER_TIMEOUT,
             Source::Denial | Source::Negative | Source::Unknown => {
@@ -282,7 +346,15 @@ impl Judge {
         };
         // It is not older than its `Age`, which is in whole seconds.
         let stated = self.age(case)?.map_or(allowed, |age| age + Duration::from_secs(1));
-        let from = self.since(case, allowed.min(stated));
+        let mut from = self.since(case, allowed.min(stated));
+        if case.source.is_memory()
+            && let Some(purge) =
+                self.purges(case).filter(|purge| purge.is_certain(exchange)).max_by_key(|purge| purge.begun)
+            && purge.begun > from
+        {
+            from = purge.begun;
+            self.fleet.purged += usize::from(purge.gateway != exchange.gateway);
+        }
         let body = match (&exchange.directives, case.status) {
             (RequestDirectives::IfNoneMatch(_, body), StatusCode::NOT_MODIFIED) => body.clone(),
             _ => case.body.clone(),
@@ -330,20 +402,18 @@ impl Judge {
         let life = match case.source {
             Source::Upstream | Source::Relayed => Duration::ZERO,
             // The caller's own call has failed, now or shortly before.
-            Source::Backoff | Source::Failure => OUTAGE_GRACE,
-            _ => GRANT_TTL,
+            Source::Backoff | Source::Failure => self.lifetimes.outage_grace,
+            _ => self.lifetimes.grant_ttl,
         };
         if !case.token_states().within(self.since(case, life), case.decided()).any(|is_good| is_good) {
             return Err(format!("a list for a caller whose token has been invalid for {life:?}"));
         }
-        let refused = self.refused.get(&self.scope_key(exchange));
-        match refused
-            .filter(|(at, changes)| *at < case.begun() && *changes == case.token_states().count_by(case.decided()))
-        {
-            Some((at, _)) => {
+        let mut refusals = self.refused.get(&self.scope_key(exchange)).into_iter().flatten();
+        match refusals.find(|refusal| refusal.is_certain(case)) {
+            Some(Refusal { gateway, at, .. }) => {
                 let since = case.begun().saturating_duration_since(*at);
                 Err(format!(
-                    "a list for a caller that upstream refused {since:?} before, and whose token is still invalid"
+                    "a list for a caller that upstream refused {since:?} before at gateway {gateway}, and whose token is still invalid"
                 ))
             }
             None => Ok(()),
@@ -425,35 +495,49 @@ impl Judge {
         {
             return false;
         }
-        let (proof, stored) = (self.proofs.get(&self.scope_key(exchange)), self.stored.get(&self.entry_key(exchange)));
-        let (Some(proof), Some(stored)) = (proof, stored) else { return false };
+        let proof = self.proofs.get(&(self.scope_key(exchange), exchange.gateway));
+        let (Some(proof), Some(stored)) = (proof, self.stored.get(&self.entry_key(exchange))) else { return false };
         let are_complete = proof.decided <= case.begun() && stored.decided <= case.begun();
-        let life = TTL * (100 - JITTER) / 100 + STALE_IF_ERROR;
-        let live = case.decided() < proof.begun + GRANT_TTL && case.decided() < stored.begun + life;
+        let Lifetimes { ttl, stale_if_error, grant_ttl, .. } = self.lifetimes;
+        let life = ttl * (100 - JITTER) / 100 + stale_if_error;
+        let live = case.decided() < proof.begun + grant_ttl && case.decided() < stored.begun + life;
         let live = live && self.jumped.is_none_or(|jumped| jumped < proof.begun && jumped < stored.begun);
-        // A refusal of an earlier call ends a grant, too.
-        let since = ago(proof.begun, ANSWER_TIMEOUT + NOTICE);
+        // A refusal of an earlier call ends a grant, too, and so does one that another gateway has told.
+        let late = if self.gateways.len() > 1 { LATE_NOTICE } else { Duration::ZERO };
+        let since = ago(proof.begun, ANSWER_TIMEOUT + NOTICE + late);
+        let is_applied = |purge: &Purge| match purge.gateway == exchange.gateway {
+            true => purge.ended.is_some_and(|ended| ended < stored.begun),
+            false => {
+                stored.standing == Standing::InSync && purge.told.get().is_some_and(|told| *told + SYNC < stored.begun)
+            }
+        };
+        let live = live && self.purges(case).all(is_applied);
         are_complete && live && case.token_states().within(since, case.decided()).all(|is_good| is_good)
     }
 
     /// Records what the response means for later ones.
     fn record(&mut self, case: &Case<'_>) {
         let (key, entry_key) = (self.scope_key(case.exchange), self.entry_key(case.exchange));
-        let span = Span { begun: case.begun(), decided: case.decided() };
+        let Exchange { gateway, standing, .. } = *case.exchange;
+        let span = Span { begun: case.begun(), decided: case.decided(), standing };
         let is_late = case.cache_status.detail.as_deref() == Some("late");
         if case.source != Source::Upstream || is_late {
             return;
         }
         match case.cache_status.status {
             Some(200 | 304) if case.status != StatusCode::BAD_REQUEST => {
-                self.proofs.insert(key, span);
+                self.proofs.insert((key, gateway), span);
                 if case.cache_status.stored {
                     self.stored.insert(entry_key, span);
                 }
             }
             // If the token was valid in between, the gateway may know that, too.
             Some(401 | 403) if case.token_states().within(span.begun, span.decided).count() == 1 => {
-                self.refused.insert(key, (span.decided, case.token_states().count_by(span.decided)));
+                let (at, changes) = (span.decided, case.token_states().count_by(span.decided));
+                let refusal = Refusal { gateway, at, changes, told: self.gateways[gateway].told() };
+                let refusals = self.refused.entry(key).or_default();
+                refusals.retain(|earlier| earlier.gateway != gateway);
+                refusals.push(refusal);
             }
             _ => {}
         }

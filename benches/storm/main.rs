@@ -6,22 +6,29 @@
 //! seconds beside the clients; for a part of that time the gateway has no free descriptors. It may then refuse
 //! requests, be late and close connections. Complete responses must still be correct, and nothing may stay in use.
 //!
+//! Then the clients move between the three gateways of a fleet (`fleet.rs`), which needs redis-server and redis-cli on the PATH.
+//!
 //! `cargo bench --bench storm` prints the number of responses of each kind. It fails if a response is wrong, late or
 //! missing, or if the gateway has more resources in use at the end than at the beginning. Flags: `-- --seconds 10`,
-//! `--clients 50`, `--seed 7`. The seed fixes the injected faults and the requests, but not their timing.
+//! `--fleet-seconds 60`, `--clients 50`, `--seed 7`. No seconds: without that part. The seed fixes the injected faults and the requests, but not their timing.
 //!
 //! ```text
 //! world         callers, resources, states of upstream   gateway    the gateway's process
 //! faults        changes of upstream                      client     sends requests
 //! cache_status  parses `Cache-Status`                    judge      judges responses
-//! settings      the gateway's settings                   report     the results
+//! settings      the gateways' settings                   report     the results
+//! fleet         the part with a fleet                    engine     the fleet's engine
+//! endpoint      a gateway as its clients see it
 //! ```
 
 #![allow(missing_docs, clippy::expect_used)]
 
 mod cache_status;
 mod client;
+mod endpoint;
+mod engine;
 mod faults;
+mod fleet;
 mod gateway;
 mod judge;
 #[path = "../loads/mod.rs"]
@@ -44,11 +51,14 @@ use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::simulator::Simulator;
 
 use client::Client;
+use endpoint::Endpoint;
+use fleet::FleetStorm;
 use gateway::{Gateway, InUse};
 use judge::Judge;
 use loads::Running;
 use loads::client::Target;
 use report::Report;
+use settings::ALONE;
 use world::{Journal, World};
 
 /// The same allocator as the program's.
@@ -96,8 +106,15 @@ fn main() -> ExitCode {
         clients: number(&arguments, "--clients", 200),
         seed: number(&arguments, "--seed", 1),
     };
+    let fleet =
+        FleetStorm { seconds: number(&arguments, "--fleet-seconds", 24), clients: storm.clients / 2, seed: storm.seed };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    if runtime.block_on(storm.run()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let passes = runtime.block_on(async {
+        let alone = storm.seconds == 0 || storm.run().await;
+        let in_fleet = fleet.seconds == 0 || fleet.run().await;
+        alone && in_fleet
+    });
+    if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn number<T: FromStr>(arguments: &[String], flag: &str, default: T) -> T {
@@ -115,14 +132,16 @@ struct Storm {
 impl Storm {
     async fn run(&self) -> bool {
         let simulator = Simulator::start().await.expect("a simulator");
-        let settings = settings::toml(&simulator.url(Service::Workspace), &simulator.url(Service::AppStream));
-        let mut gateway = Gateway::start(&settings);
+        let urls = [Service::Workspace, Service::AppStream].map(|service| simulator.url(service));
+        let mut gateway = Gateway::start(&settings::toml(&urls, &ALONE));
+        let gateways = Endpoint::alone(gateway.address);
         let world = Arc::new(World::new(simulator));
         let journal = Arc::new(Mutex::new(Journal::new(&world, Clock::System.now())));
-        let judge = Arc::new(Mutex::new((Judge::new(Arc::clone(&world), Arc::clone(&journal)), Report::default())));
+        let judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, ALONE);
+        let judge = Arc::new(Mutex::new((judge, Report::default())));
 
         // What is created with the first requests must not count as a leak.
-        let mut first = Client::new(0, Arc::clone(&world), gateway.address, SmallRng::seed_from_u64(self.seed));
+        let mut first = Client::new(0, Arc::clone(&world), &gateways, SmallRng::seed_from_u64(self.seed));
         for _ in 0..20 {
             first.exchange().await;
         }
@@ -135,7 +154,7 @@ impl Storm {
         let mut clients = JoinSet::new();
         for number in 0..self.clients {
             let dice = SmallRng::seed_from_u64(self.seed << 16 | number as u64);
-            let client = Client::new(number, Arc::clone(&world), gateway.address, dice);
+            let client = Client::new(number, Arc::clone(&world), &gateways, dice);
             clients.spawn(run_client(client, Arc::clone(&judge), stopped.clone()));
         }
 

@@ -32,6 +32,13 @@ impl Report {
         }
     }
 
+    pub(crate) fn wrong(&mut self, what: String) {
+        self.wrongs += 1;
+        if self.wrong.len() < MAX_SHOWN {
+            self.wrong.push(what);
+        }
+    }
+
     /// The number of requests with a response.
     pub(crate) fn responses(&self) -> usize {
         self.kinds.iter().filter(|(kind, _)| !kind.starts_with('(')).map(|(_, took)| took.len()).sum::<usize>()
@@ -64,11 +71,11 @@ fn print_line(kind: &str, took: &mut [Duration]) {
 }
 
 fn describe(error: &str, exchange: &Exchange, world: &World) -> String {
-    let Exchange { client, caller, resource, directives, begun, decided, end } = exchange;
+    let Exchange { client, gateway, standing, caller, resource, directives, begun, decided, end } = exchange;
     let took = decided.saturating_duration_since(*begun);
     let target = &world.resources[*resource].targets[0];
     let mut text = format!(
-        "{error}\n    client {client}, caller {caller}, GET {target} (resource {resource}, {directives:?}), after {took:?}:"
+        "{error}\n    client {client}, gateway {gateway} ({standing:?}), caller {caller}, GET {target} (resource {resource}, {directives:?}), after {took:?}:"
     );
     if let End::Answered { status, headers, body } = end {
         let body = body

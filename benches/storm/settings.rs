@@ -1,35 +1,63 @@
-//! The gateway's settings in the storm. Lifetimes are so short that each ends many times in a minute.
+//! The gateways' settings in the storm.
 
 use std::time::Duration;
 
 use crate::loads;
 
-pub(crate) const TTL: Duration = Duration::from_millis(400);
-pub(crate) const STALE_WHILE_REVALIDATE: Duration = Duration::from_millis(600);
-pub(crate) const STALE_IF_ERROR: Duration = Duration::from_millis(3_000);
+/// How long entries and grants are used.
+#[derive(Clone, Copy)]
+pub(crate) struct Lifetimes {
+    pub(crate) ttl: Duration,
+    pub(crate) stale_while_revalidate: Duration,
+    pub(crate) stale_if_error: Duration,
+    pub(crate) grant_ttl: Duration,
+    pub(crate) outage_grace: Duration,
+}
+
+/// Those of the single gateway. So short that each ends many times in a minute.
+pub(crate) const ALONE: Lifetimes = Lifetimes {
+    ttl: Duration::from_millis(400),
+    stale_while_revalidate: Duration::from_millis(600),
+    stale_if_error: Duration::from_millis(3_000),
+    grant_ttl: Duration::from_millis(1_500),
+    outage_grace: Duration::from_millis(4_000),
+};
+
+/// Those of the fleet. Longer than `fleet.sync`: otherwise what is told would have ended anyway.
+pub(crate) const FLEET: Lifetimes = Lifetimes {
+    ttl: Duration::from_millis(2_500),
+    stale_while_revalidate: Duration::from_millis(1_000),
+    stale_if_error: Duration::from_millis(4_000),
+    grant_ttl: Duration::from_millis(5_000),
+    outage_grace: Duration::from_millis(8_000),
+};
+
+/// `fleet.sync`, by default.
+pub(crate) const SYNC: Duration = Duration::from_secs(1);
 /// `ttl_jitter`, in percent.
 pub(crate) const JITTER: u32 = 10;
 pub(crate) const BACKOFF: Duration = Duration::from_millis(250);
 pub(crate) const STALE_IF_SLOW: Duration = Duration::from_millis(200);
-pub(crate) const GRANT_TTL: Duration = Duration::from_millis(1_500);
-pub(crate) const OUTAGE_GRACE: Duration = Duration::from_millis(4_000);
 pub(crate) const DENIAL_TTL: Duration = Duration::from_millis(200);
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// The largest age of a stale response.
-pub(crate) fn max_age() -> Duration {
-    TTL + STALE_WHILE_REVALIDATE.max(STALE_IF_ERROR)
+impl Lifetimes {
+    /// The largest age of a stale response.
+    pub(crate) fn max_age(&self) -> Duration {
+        self.ttl + self.stale_while_revalidate.max(self.stale_if_error)
+    }
 }
 
 /// `Retry-After` of upstream, in whole seconds.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-pub(crate) fn toml(workspace: &str, appstream: &str) -> String {
+pub(crate) fn toml([workspace, appstream]: &[String; 2], lifetimes: &Lifetimes) -> String {
     let ms = |span: Duration| format!("\"{}ms\"", span.as_millis());
-    let [ttl, answer_timeout] = [TTL, ANSWER_TIMEOUT].map(ms);
-    let [stale_while_revalidate, stale_if_error] = [STALE_WHILE_REVALIDATE, STALE_IF_ERROR].map(ms);
+    let Lifetimes { ttl, stale_while_revalidate, stale_if_error, grant_ttl, outage_grace } = *lifetimes;
+    let [ttl, answer_timeout] = [ttl, ANSWER_TIMEOUT].map(ms);
+    let [stale_while_revalidate, stale_if_error] = [stale_while_revalidate, stale_if_error].map(ms);
     let [negative_ttl, stale_if_slow] = [BACKOFF, STALE_IF_SLOW].map(ms);
-    let [grant_ttl, outage_grace, denial_ttl] = [GRANT_TTL, OUTAGE_GRACE, DENIAL_TTL].map(ms);
+    let [grant_ttl, outage_grace, denial_ttl] = [grant_ttl, outage_grace, DENIAL_TTL].map(ms);
     format!(
         r#"
         [listen]

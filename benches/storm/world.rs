@@ -2,13 +2,15 @@
 //!
 //! Nothing here depends on the gateway.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{self, SET_COOKIE};
 use http::{HeaderValue, StatusCode};
 use workspace_gateway::testing::simulator::Simulator;
 
-use super::settings::RETRY_AFTER;
+use super::client::Exchange;
+use super::endpoint::{Standing, Told};
+use super::settings::{RETRY_AFTER, SYNC};
 
 pub(crate) const PROJECTS: usize = 3;
 /// Callers of each project that see the full catalogue, and those that see less.
@@ -66,7 +68,7 @@ fn resources(project: usize) -> Vec<Resource> {
     ]
 }
 
-fn project_id(project: usize) -> String {
+pub(crate) fn project_id(project: usize) -> String {
     format!("{:032x}", project + 1)
 }
 
@@ -207,6 +209,27 @@ pub(crate) struct Journal {
     pub(crate) versions: Timeline<Instant>,
     /// For each caller, whether its token is valid in its project.
     pub(crate) token_states: Vec<Timeline<bool>>,
+    pub(crate) purges: Vec<Purge>,
+}
+
+/// A purge at one gateway.
+pub(crate) struct Purge {
+    pub(crate) gateway: usize,
+    /// `None`: everything.
+    pub(crate) project: Option<usize>,
+    pub(crate) begun: Instant,
+    /// `None` while it is under way.
+    pub(crate) ended: Option<Instant>,
+    pub(crate) told: Told,
+}
+
+impl Purge {
+    /// Whether the gateway certainly had none of these entries any more when the request began.
+    pub(crate) fn is_certain(&self, exchange: &Exchange) -> bool {
+        let is_before = |moment: Option<Instant>, span: Duration| moment.is_some_and(|at| at + span < exchange.begun);
+        self.gateway == exchange.gateway && is_before(self.ended, Duration::ZERO)
+            || exchange.standing == Standing::InSync && is_before(self.told.get().copied(), SYNC)
+    }
 }
 
 impl Journal {
@@ -215,6 +238,7 @@ impl Journal {
             condition: Timeline::new(Condition::Healthy, now),
             versions: Timeline::new(now, now),
             token_states: world.callers.iter().map(|caller| Timeline::new(caller.project.is_some(), now)).collect(),
+            purges: Vec::new(),
         }
     }
 

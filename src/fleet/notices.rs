@@ -114,6 +114,11 @@ impl Notices {
         self.queue.len() + self.telling.len() + self.strangers.len()
     }
 
+    /// Whether the engine knows all that has become void here.
+    pub(super) fn are_told(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Whether the engine may not know yet that a record of this place is void.
     pub(super) fn concerns(&self, place: &Place) -> bool {
         !self.waiting.is_empty() && place.sets.iter().any(|set| self.waiting.contains_key(set))

@@ -81,6 +81,12 @@ impl Gateway {
         self.memory.fleet.as_ref().map(|fleet| fleet.state().into())
     }
 
+    /// Until when this gateway is in sync with its fleet, and whether it has told the engine all, for tests. `None` without a
+    /// fleet.
+    pub fn fleet_sync(&self) -> Option<(Instant, bool)> {
+        self.memory.fleet.as_ref().map(|fleet| (fleet.sync().ended(), fleet.has_told_all()))
+    }
+
     /// Keeps a link to the engine of the fleet, if there is one.
     pub async fn keep_fleet(self: Arc<Self>) {
         if let Some(fleet) = &self.memory.fleet {
