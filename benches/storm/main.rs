@@ -6,11 +6,13 @@
 //! seconds beside the clients; for a part of that time the gateway has no free descriptors. It may then refuse
 //! requests, be late and close connections. Complete responses must still be correct, and nothing may stay in use.
 //!
-//! Then the clients move between the three gateways of a fleet (`fleet.rs`), which needs redis-server and redis-cli on the PATH.
+//! Then the clients move between the three gateways of a fleet (`fleet.rs`). This needs redis-server and redis-cli on the
+//! PATH.
 //!
 //! `cargo bench --bench storm` prints the number of responses of each kind. It fails if a response is wrong, late or
 //! missing, or if the gateway has more resources in use at the end than at the beginning. Flags: `-- --seconds 10`,
-//! `--fleet-seconds 60`, `--clients 50`, `--seed 7`. No seconds: without that part. The seed fixes the injected faults and the requests, but not their timing.
+//! `--fleet-seconds 60`, `--clients 50`, `--seed 7`. A part with 0 seconds is left out. The seed fixes the injected
+//! faults and the requests, but not their timing.
 //!
 //! ```text
 //! world         callers, resources, states of upstream   gateway    the gateway's process
