@@ -198,7 +198,7 @@ async fn a_stampede_over_sixteen_gateways_is_one_call() {
     let calls = worlds[0].upstream_calls();
     worlds[0].simulator.delay(Duration::from_millis(300));
     let worlds = Arc::new(worlds);
-    // Few enough for one thread: a leader must be able to renew its lease. `benches/fleet.rs` sends more.
+    // Few enough for one thread: a leader must be able to renew its lease. `benches/fleet` sends more.
     let requests = (0..160).map(|number| {
         let worlds = Arc::clone(&worlds);
         tokio::spawn(async move { worlds[number % 16].get(LIST).await.status() })

@@ -1,43 +1,21 @@
-//! Measures what requests wait while the engine of a fleet hangs: 20,000 requests at a gateway whose engine is suspended, and
-//! at the same time 20,000 at one without a fleet. Half of them are hits in memory, the others go upstream.
+//! What requests wait while the engine of a fleet hangs: 20,000 requests at a gateway whose engine is suspended, and at the
+//! same time 20,000 at one without a fleet. Half of them are hits in memory, the others go upstream.
 //!
-//! `cargo bench --bench fleet` takes about 25 seconds, and needs redis-server on the PATH. It fails if a figure is beyond its
-//! limit. There are four rounds. Counts must be within their limits in each. Of times the best round counts, because other
-//! processes of the machine can only add to them. The gateways are real ones, without sockets to clients. Upstream is simulated.
+//! There are four rounds. Counts must be within their limits in each. Of times the best round counts, because other processes
+//! of the machine can only add to them.
 
-#![allow(missing_docs, clippy::expect_used)]
-
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
-use rustix::process::{Pid, Signal, kill_process};
+use http::StatusCode;
+use rustix::process::Signal;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use workspace_gateway::testing::budget::Charge;
-use workspace_gateway::testing::catalogue::{Origin, Service};
-use workspace_gateway::testing::clock::Clock;
-use workspace_gateway::testing::config::{Config, Override};
-use workspace_gateway::testing::gateway::{Connection, Gateway};
-use workspace_gateway::testing::random::Random;
-use workspace_gateway::testing::request::key::RequestKey;
-use workspace_gateway::testing::stream::StreamBody;
-use workspace_gateway::testing::upstream::client::FetchContext;
-use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamResponse};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
-/// The same allocator as the program's.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+use super::engine::Engine;
+use super::judge::Judge;
+use super::world::{LOST, Member, STORED, Services, millis, now};
 
-const LISTS: &str = "/v2/00000000000000000000000000000001/products";
 /// The time of an upstream call.
 const LATENCY: Duration = Duration::from_millis(20);
 /// So many requests at each gateway, half of them hits.
@@ -60,25 +38,10 @@ const LONGEST_WAIT: f64 = 8.0;
 /// When the engine must be in use again, in ms.
 const BACK: f64 = 1000.0;
 
-fn main() -> ExitCode {
-    if !std::env::args().any(|argument| argument == "--bench") {
-        println!("not a test: run cargo bench --bench fleet");
-        return ExitCode::SUCCESS;
-    }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    if runtime.block_on(run()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Returns whether all figures are within their limits.
-async fn run() -> bool {
+pub(crate) async fn measure(judge: &mut Judge) {
     let engine = Engine::start();
-    let fleet = format!(
-        "[fleet]\nengine = \"redis://127.0.0.1:{}\"\nsecret = \"{}\"\n",
-        engine.port,
-        "0123456789abcdef".repeat(2)
-    );
-    let (alone, member) = (Arc::new(World::new("")), Arc::new(World::new(&fleet)));
-    tokio::spawn(Arc::clone(&member.gateway).keep_fleet());
+    let services = Services::new(LATENCY);
+    let (alone, member) = (Arc::new(World::new(&services, "")), Arc::new(World::new(&services, &engine.settings())));
     member.until(LOST, |lost| lost < 1.0).await;
     for world in [&alone, &member] {
         for caller in 0..CALLERS {
@@ -92,10 +55,9 @@ async fn run() -> bool {
         "{ROUNDS} rounds with {REQUESTS} requests at a gateway whose engine hangs, and at one without a fleet; upstream takes {} ms",
         LATENCY.as_millis()
     );
-    let mut judge = Judge::default();
     let mut rounds = Vec::new();
     for round in 0..ROUNDS {
-        rounds.push(measure(&engine, [&alone, &member], round, &mut judge).await);
+        rounds.push(measure_round(&engine, [&alone, &member], round, judge).await);
     }
     let best = |figure: fn(&Round) -> [f64; 2]| {
         rounds.iter().map(figure).min_by(|a, b| (a[1] - a[0]).total_cmp(&(b[1] - b[0]))).unwrap_or_default()
@@ -109,7 +71,6 @@ async fn run() -> bool {
         LONGEST_WAIT,
     );
     judge.at_most("in use again after (ms)", best(|round| [0.0, round.back])[1], BACK);
-    !judge.has_failed
 }
 
 /// The times of a round, in ms. Of two, the first is without a fleet.
@@ -121,7 +82,7 @@ struct Round {
     back: f64,
 }
 
-async fn measure(engine: &Engine, worlds: [&Arc<World>; 2], round: usize, judge: &mut Judge) -> Round {
+async fn measure_round(engine: &Engine, worlds: [&Arc<World>; 2], round: usize, judge: &mut Judge) -> Round {
     let [_, member] = worlds;
     let before = [LATE, WAITED].map(|series| member.metric(series));
     engine.signal(Signal::Stop);
@@ -129,9 +90,9 @@ async fn measure(engine: &Engine, worlds: [&Arc<World>; 2], round: usize, judge:
     let late = member.metric(LATE) - before[0];
     let wait = (member.metric(WAITED) - before[1]) / late.max(1.0) * 1e3 - too_late;
     engine.signal(Signal::Cont);
-    let begun = Clock::System.timer_now();
+    let begun = now();
     member.until(LOST, |lost| lost < 1.0).await;
-    let back = millis(Clock::System.timer_now() - begun);
+    let back = millis(now() - begun);
 
     let answers = || worlds.iter().flat_map(|world| world.lock().iter().map(|time| time.is_right).collect::<Vec<_>>());
     judge.at_most("wrong answers", answers().filter(|is_right| !is_right).count() as f64, 0.0);
@@ -186,13 +147,11 @@ async fn load([alone, member]: [&Arc<World>; 2], round: usize) -> f64 {
 
 /// By how much a timer with the budget of a look-up is late, in ms.
 async fn lateness() -> f64 {
-    let begun = Clock::System.timer_now();
+    let begun = now();
     sleep(BUDGET).await;
-    millis(Clock::System.timer_now() - begun - BUDGET)
+    millis(now() - begun - BUDGET)
 }
 
-const LOST: &str = "workspace_gateway_fleet_lost";
-const STORED: &str = "workspace_gateway_fleet_stores_total{kind=\"entry\",result=\"stored\"}";
 const LATE: &str = "workspace_gateway_fleet_lookup_seconds_count{result=\"late\"}";
 const WAITED: &str = "workspace_gateway_fleet_lookup_seconds_sum{result=\"late\"}";
 
@@ -205,23 +164,16 @@ struct Time {
 
 /// A gateway, and what its requests took.
 struct World {
-    gateway: Arc<Gateway>,
-    connection: Connection,
+    member: Member,
     times: Mutex<Vec<Time>>,
 }
 
 impl World {
-    fn new(settings: &str) -> Self {
-        let settings =
-            format!("region = \"cn-north-4\"\n[upstream]\nmax_calls = 1000\nmax_calls_per_caller = 500\n{settings}");
-        let config = Config::from_layers("fleet", &settings, &[] as &[Override]).expect("valid settings");
-        let gateway = Gateway::with_upstream(Arc::new(Services), &config, Clock::System, Random::System);
-        let gateway = gateway.expect("a gateway");
-        let connection = gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
-        Self { gateway, connection, times: Mutex::default() }
+    fn new(services: &Arc<Services>, settings: &str) -> Self {
+        Self { member: Member::new(services, settings, false), times: Mutex::default() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Time>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Time>> {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -230,15 +182,10 @@ impl World {
     }
 
     async fn ask(&self, caller: usize, list: &str) {
-        let begun = Clock::System.timer_now();
-        let request = Request::get(format!("{LISTS}?product_id={list}")).header("host", "gateway");
-        let request = request.header("x-auth-token", format!("caller-{caller}")).body(Empty::<Bytes>::new());
-        let response = self.gateway.handle(request.expect("a request"), &self.connection).await;
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.expect("a complete response").to_bytes();
-        let took = Clock::System.timer_now() - begun;
-        let is_right = head.status == StatusCode::OK && body == answer(list);
-        self.lock().push(Time { is_hit: list == "hit", is_right, took });
+        let begun = now();
+        let status = self.member.ask(&format!("caller-{caller}"), list).await;
+        let is_right = status == Some(StatusCode::OK);
+        self.lock().push(Time { is_hit: list == "hit", is_right, took: now() - begun });
     }
 
     /// In ms, sorted.
@@ -249,123 +196,12 @@ impl World {
     }
 
     fn metric(&self, series: &str) -> f64 {
-        let text = self.gateway.metrics().encode().expect("metrics");
-        let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
-        value.unwrap_or_default()
+        self.member.metric(series)
     }
 
     async fn until(&self, series: &str, is_reached: impl Fn(f64) -> bool) {
-        let waiting = async {
-            while !is_reached(self.metric(series)) {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        timeout(Duration::from_secs(20), waiting).await.expect("it takes less than 20 s");
+        self.member.until(series, is_reached).await;
     }
-}
-
-/// What upstream answers.
-fn answer(list: &str) -> Bytes {
-    format!("{{\"products\":[\"{list}\"],\"total_count\":1}}").into()
-}
-
-/// Upstream. It accepts every token.
-struct Services;
-
-impl Upstream for Services {
-    fn fetch_list<'a>(
-        &'a self,
-        key: &'a RequestKey,
-        _: FetchContext,
-        _: Charge,
-    ) -> PendingResponse<'a, UpstreamResponse> {
-        let list = key.query().split_once("product_id=").map_or("", |(_, list)| list);
-        let list = list.split('&').next().unwrap_or_default();
-        Box::pin(async move {
-            sleep(LATENCY).await;
-            let mut response = Response::new(answer(list));
-            response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
-            Ok(UpstreamResponse::read(response))
-        })
-    }
-
-    fn relay<'a>(
-        &'a self,
-        _: Service,
-        _: &'a Origin,
-        _: &'a Parts,
-        _: StreamBody,
-    ) -> PendingResponse<'a, Response<StreamBody>> {
-        unreachable!("no request is relayed")
-    }
-}
-
-/// Debian's Redis. It ends when it is dropped.
-struct Engine {
-    process: Child,
-    port: u16,
-    folder: PathBuf,
-}
-
-impl Engine {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
-        let folder = std::env::temp_dir().join(format!("workspace-gateway-bench-fleet-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"]);
-        command.arg(&folder).stdout(Stdio::piped());
-        let mut engine = Self { process: command.spawn().expect("redis-server is on the PATH"), port, folder };
-        let mut lines = BufReader::new(engine.process.stdout.take().expect("its log")).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.contains("Ready to accept connections")), "it has ended");
-        std::thread::spawn(move || lines.for_each(drop));
-        engine
-    }
-
-    fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
-        kill_process(id.expect("a process"), signal).expect("it runs");
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Prints figures, and whether they are within their limits.
-#[derive(Default)]
-struct Judge {
-    has_failed: bool,
-}
-
-impl Judge {
-    fn check(&mut self, what: &str, figures: &str, is_within: bool, limit: f64) {
-        let verdict = if is_within { "" } else { "   FAILED" };
-        self.has_failed |= !is_within;
-        println!("  {what:<50}{figures:>36}   limit {limit}{verdict}");
-    }
-
-    fn compare(&mut self, what: &str, [without, with]: [f64; 2], limit: f64) {
-        let difference = with - without;
-        let figures = format!("{without:.3} without, {with:.3} with: {difference:+.3}");
-        self.check(what, &figures, difference <= limit, limit);
-    }
-
-    fn at_most(&mut self, what: &str, figure: f64, limit: f64) {
-        self.check(what, &format!("{figure:.2}"), figure <= limit, limit);
-    }
-
-    fn at_least(&mut self, what: &str, figure: f64, limit: f64) {
-        self.check(what, &format!("at least: {figure:.2}"), figure >= limit, limit);
-    }
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }
 
 /// The value below which this share is.

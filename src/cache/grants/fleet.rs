@@ -51,8 +51,9 @@ impl Grants {
         let (settings, sync) = (tables.settings, self.sync());
         let sequence = tables.sequence + 1;
         // The caller's pace is not known before its first request here.
-        let borrowed =
-            Grant { proved, sequence, basis: Basis::Borrowed { at: now }, renewal: Renewal::new(now, sequence) };
+        // Out of sync, nobody knows whether the caller was denied since the proof.
+        let at = if sync.is_some_and(|sync| sync.is_in_sync(now)) { now } else { proved };
+        let borrowed = Grant { proved, sequence, basis: Basis::Borrowed { at }, renewal: Renewal::new(now, sequence) };
         let value = |grant: &Grant| (grant.standing(&settings, sync, now), grant.proved);
         let is_better = match tables.grant(caller_scope) {
             Some(known) => value(&borrowed) > value(known),
