@@ -430,7 +430,7 @@ impl Driver {
         let (id, spelling, is_direct, if_none_match) = (process.next, Spelling::Plain, true, None);
         let request = CacheRequest { id, caller, key, is_unsafe, is_direct, spelling, directives, if_none_match };
         process.property.requested(request, self.now);
-        process.send(request, self.start, self.now - self.jumped, &self.activity);
+        process.send(request, self.start, (self.now - self.jumped, self.jumped), &self.activity);
         self.observe().await?;
         if must_be_hit {
             self.count("answered because of the second tier");

@@ -105,10 +105,10 @@ impl Driver {
             request.key == key && !request.is_unsafe && is_pending
         };
         let is_proved = |caller, at| process.property.is_proved(caller, scope, self.settings.grant_ttl, at);
-        let is_for_granted = process.requests.iter().any(|(request, arrived)| {
+        let is_for_granted = process.requests.iter().any(|(request, arrived, jumped)| {
             // A grant may lapse while the request waits for another gateway.
             may_ask(request, *arrived)
-                && [asked.at, *arrived].iter().any(|at| is_proved(request.caller, at + self.jumped))
+                && [asked.at + self.jumped, *arrived + jumped].into_iter().any(|at| is_proved(request.caller, at))
         });
         match is_for_granted {
             true => Ok(()),
@@ -163,8 +163,8 @@ impl Driver {
             })
         };
         let is_idle = |process: &Process| {
-            let mut waiting = process.requests.iter().filter(|(request, _)| process.waiting.contains(&request.id));
-            process.upstream.in_flight().is_empty() && waiting.any(|(request, _)| !is_called_for(process, request))
+            let mut waiting = process.requests.iter().filter(|(request, ..)| process.waiting.contains(&request.id));
+            process.upstream.in_flight().is_empty() && waiting.any(|(request, ..)| !is_called_for(process, request))
         };
         let idle: Vec<bool> = self.processes.iter().map(is_idle).collect();
         for (process, is_idle) in self.processes.iter_mut().zip(idle) {
@@ -245,7 +245,7 @@ impl Driver {
             let (scope, grant_ttl) = (scope_of(key), self.settings.grant_ttl);
             let is_granted = process.property.own_proof(caller, scope, grant_ttl, now).is_some();
             let is_clear = is_granted == process.property.is_proved(caller, scope, grant_ttl, now);
-            let (CacheRequest { directives, .. }, _) = process.requests[id as usize];
+            let (CacheRequest { directives, .. }, ..) = process.requests[id as usize];
             let ends_soon = is_granted && process.property.ends_soon(caller, scope, now);
             let is_plain = directives == RequestDirectives::None && is_clear && !ends_soon;
             let sent = now - jumped;

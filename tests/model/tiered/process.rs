@@ -44,8 +44,8 @@ pub(super) struct Process {
     pub(super) calls: Vec<Call>,
     /// What has become void and was not told to the engine yet.
     pub(super) to_tell: Vec<Selection>,
-    /// The requests by number, and when they arrived, by timers.
-    pub(super) requests: Vec<(CacheRequest, Ms)>,
+    /// The requests by number, when they arrived, by timers, and how far clocks had jumped by then.
+    pub(super) requests: Vec<(CacheRequest, Ms, Ms)>,
     /// Since when it has had requests without a call anywhere, by timers.
     pub(super) idle_since: Option<Ms>,
 }
@@ -104,10 +104,16 @@ impl Process {
     }
 
     /// A client sends a request, and its response is added to `responses`. `start` and `arrived` are as in [`send`].
-    pub(super) fn send(&mut self, request: CacheRequest, start: Instant, arrived: Ms, activity: &Arc<Notify>) {
+    pub(super) fn send(
+        &mut self,
+        request: CacheRequest,
+        start: Instant,
+        (arrived, jumped): (Ms, Ms),
+        activity: &Arc<Notify>,
+    ) {
         self.next += 1;
         self.waiting.push(request.id);
-        self.requests.push((request, arrived));
+        self.requests.push((request, arrived, jumped));
         let (responses, activity) = (Arc::clone(&self.responses), Arc::clone(activity));
         let deliver = move |response| {
             responses.lock().unwrap().push(response);
