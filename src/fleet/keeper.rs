@@ -236,12 +236,12 @@ impl Fleet {
                 }
             };
             let is_full = polled.is_full;
+            // On a new link each gateway tells again what it knows. Until then this one must not count as settled.
+            let progress = self.read(&polled, reader).ok_or(Fault::WentBack)?;
             match polled.ticket {
                 Some(number) => self.note_latest(Order { incarnation: polled.incarnation, number }),
                 None => self.watcher.faulted(Fault::Full),
             }
-            // On a new link each gateway tells again what it knows. Until then this one must not count as settled.
-            let progress = self.read(&polled, reader).ok_or(Fault::WentBack)?;
             let is_settled = sent >= confirmed.opened + SETTLE;
             // An engine that accepts nothing cannot be told anything by others either.
             if progress.is_whole && is_settled && polled.ticket.is_some() {

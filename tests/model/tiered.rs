@@ -340,8 +340,12 @@ impl Driver {
             }
             // Then gateways know only what they have seen themselves.
             Fault::ForgetVoided => {
-                self.engine.forget_voided();
-                self.told.clear();
+                // Who has missed a notice has only the engine to know it from.
+                let knows_all = |process: &Process| process.link.has_read_all() && !process.property.has_missed();
+                if self.processes.iter().all(knows_all) {
+                    self.engine.forget_voided();
+                    self.told.clear();
+                }
             }
             Fault::LoseLog => self.engine.lose_log(),
             Fault::Delay(is_delaying) => self.engine.delay(is_delaying),

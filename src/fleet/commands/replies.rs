@@ -165,7 +165,9 @@ impl PollReplies {
         };
         let Value::Array(control) = control else { return Err(Fault::Reply) };
         let [incarnation, last] = &control[..] else { return Err(Fault::Reply) };
-        let incarnation = text(incarnation).and_then(|bytes| bytes.try_into().ok()).ok_or(Fault::Reply)?;
+        // An engine without memory cannot begin one.
+        let missing = if ticket.is_none() { Fault::Full } else { Fault::Reply };
+        let incarnation = text(incarnation).and_then(|bytes| bytes.try_into().ok()).ok_or(missing)?;
         let last = match last {
             Value::Nil => 0,
             last => text(last).and_then(digits).ok_or(Fault::Reply)?,

@@ -80,6 +80,10 @@ impl Property {
         self.fleet.voids.push((denied, order, at));
     }
 
+    pub fn has_missed(&self) -> bool {
+        self.fleet.missed.is_some()
+    }
+
     pub fn missed(&mut self, at: Ms) {
         self.fleet.missed = Some(at);
     }

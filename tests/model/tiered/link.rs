@@ -170,6 +170,12 @@ impl Link {
         Some(Read { notices, has_gap, is_whole: next == state.last })
     }
 
+    /// Whether it knows all that has been told.
+    pub fn has_read_all(&self) -> bool {
+        let state = self.engine.state();
+        self.knowledge().position == (state.incarnation, state.last)
+    }
+
     /// Reads from the beginning of the log next time. What was read of other processes counts as new.
     pub fn read_again(&self) {
         let state = self.engine.state();

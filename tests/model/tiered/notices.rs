@@ -183,8 +183,8 @@ impl Driver {
             events.push(format!("    gateway {gateway} has missed notices"));
             process.gateway.missed();
             process.property.missed(now);
-            // What is private stays so.
-            process.property.purged(now, |_| true);
+            // What is private stays so. Copies may come from the engine again, which knows what is void.
+            process.property.told_purged(0, now, |_| true);
         }
         if is_whole {
             process.gateway.extend_sync(Clock::Manual(self.clock.clone()).now() + Duration::from_millis(SYNC));
