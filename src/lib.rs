@@ -188,6 +188,12 @@
 //! - **Second tier**: a store of sealed records outside the process, here the **engine** of a fleet. A **ticket** is drawn
 //!   there before a call is sent. It orders records without clocks. An **incarnation** is the time between two losses of
 //!   the engine's data. To **void** is to make what has earlier tickets unusable.
+//! - **Notice**: what all gateways of a fleet must know, in the engine's log: a denial, a purge, an invalidation or a
+//!   private scope. It voids one set of records. Only a **hint** voids nothing. A **stranger** is a denied caller that
+//!   this gateway does not know: its denial is told only if the engine has a record, a **marker** (some gateway has
+//!   proved the caller in the service) or a lease of the caller.
+//! - **Lease**: the right to make a call for all gateways, in the engine. **Claim**: what a fetch may do with it
+//!   (`gateway/claim.rs`).
 //! - **Hint**: what a gateway tells the other gateways of its fleet about upstream: a backoff, a limit, or the refusal of
 //!   an access key. No grant and no entry depends on it.
 //! - **Snapshot**: a sealed file with entries, private scopes and proofs, for the next process

@@ -1,10 +1,11 @@
 //! What gateways of a fleet tell each other, with a real engine: proofs, denials and purges, and one call for all of them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use workspace_gateway::testing::cache::store::PurgeSelection;
+use workspace_gateway::testing::clock::Clock;
 
 use crate::support::engine::{Engine, redis};
 use crate::support::fleet::{LIST, LOST, OTHER, TO_TELL, first_gateway, gateway_beside, settings, store};
@@ -53,12 +54,12 @@ async fn prove(world: &World) {
 
 /// Sends requests until one of them is not answered from memory. Returns how long that took, and its status.
 async fn until_asked(world: &World, token: &str) -> (Duration, StatusCode) {
-    let begun = Instant::now();
+    let begun = Clock::System.timer_now();
     let asking = async {
         loop {
             let reply = world.get_as(token, LIST).await;
             if !reply.is_hit() {
-                return (begun.elapsed(), reply.status());
+                return (Clock::System.timer_now() - begun, reply.status());
             }
         }
     };
@@ -232,9 +233,9 @@ async fn a_gateway_that_dies_during_a_call_is_followed_for_a_second() {
     // The lease has another holder now, which does nothing.
     let lease = engine.run(&["--raw", "KEYS", "*:l:*"]).await;
     assert_eq!(engine.run(&["SET", lease.trim(), "dead", "PX", "1000"]).await, "OK");
-    let followed = Instant::now();
+    let followed = Clock::System.timer_now();
     let following = second.begin_and_reach_upstream(&second.token, OTHER, calls + 2).await;
-    let took = followed.elapsed();
+    let took = Clock::System.timer_now() - followed;
     simulator.release();
     assert!(all_replies(vec![leading, following]).await.iter().all(|reply| reply.status() == StatusCode::OK));
     assert!(took > Duration::from_millis(800) && took < Duration::from_secs(3), "{took:?}");

@@ -52,8 +52,8 @@ async fn measure_age(judge: &mut Judge, Age { name, settings, pause }: Age) {
     }
     // It knows all of them, too.
     unrestarted.ask_all(&callers, "0").await;
-    for list in 0..LISTS {
-        unrestarted.ask(&callers[list], &list.to_string()).await;
+    for (list, caller) in callers.iter().take(LISTS).enumerate() {
+        unrestarted.ask(caller, &list.to_string()).await;
     }
     sleep(Duration::from_millis(100)).await;
     drop(members);

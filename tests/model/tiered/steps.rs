@@ -224,13 +224,19 @@ enum Between {
     GrantEnds(Ms, Outcome),
 }
 
+/// All gateways have read the log when the engine forgets what is void.
+fn forget_voided() -> Vec<Step> {
+    let read = |gateway| Step::Read { gateway, most: usize::MAX, again: false };
+    (0..GATEWAYS).map(read).chain([Step::Engine(Fault::ForgetVoided)]).collect()
+}
+
 fn between() -> impl Strategy<Value = Between> {
     let away =
         (select(vec![Mode::Away, Mode::Hangs]), purge_or_change()).prop_map(|(mode, steps)| with_mode(mode, steps));
     let spoilt = prop_oneof![
         3 => fault().prop_map(|fault| vec![Step::Engine(fault)]),
         1 => Just(Vec::new()),
-        2 => Just(vec![Step::Engine(Fault::ForgetVoided)]),
+        3 => Just(forget_voided()),
         1 => Just(vec![Step::Engine(Fault::Flush), Step::Engine(Fault::Repeat(0, Label::Incarnation))]),
         2 => (0..4_usize, label()).prop_map(|(pick, label)| vec![Step::Engine(Fault::Repeat(pick, label))]),
     ];
