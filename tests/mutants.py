@@ -1457,8 +1457,8 @@ MUTATIONS = [
         "gap-keeps-entries",
         "fleet: after a gap in the log all entries are void",
         FLEET_LOG,
-        "self.void_entries();\n        self.memory.grants.lapse_all(",
-        "self.memory.grants.lapse_all(",
+        "self.void_entries();\n        // Otherwise",
+        "// Otherwise",
     ),
     (
         "gap-spares-calls",

@@ -99,7 +99,7 @@ impl Gateway {
     pub async fn end_fleet(&self) {
         let Some(fleet) = &self.memory.fleet else { return };
         if timeout(Duration::from_secs(1), fleet.told()).await.is_err() {
-            let what = "the engine of the fleet was not told of the last purges or invalidations: see deploy/fleet.md";
+            let what = "the engine of the fleet was not told of the last denials or purges: see deploy/fleet.md";
             self.observer.record_event(NewEvent::new(Event::FleetLost, what));
         }
     }
