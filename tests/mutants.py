@@ -1230,13 +1230,6 @@ MUTATIONS = [
         "[&b\"entry\"[..], &incarnation, &[0; 8],",
     ),
     (
-        "incarnation-not-sealed",
-        "tier: a record is sealed with its incarnation, so none of before a loss of data is used",
-        TIER,
-        "[&b\"entry\"[..], &incarnation,",
-        "[&b\"entry\"[..], &[0; 16],",
-    ),
-    (
         "record-for-any-query",
         "tier: a record is named and sealed with its full key",
         RECORD,
