@@ -88,10 +88,10 @@ fn a_borrowed_grant_is_live_only_while_the_process_is_in_sync() {
 }
 
 #[test]
-fn a_grant_that_was_borrowed_out_of_sync_covers_what_was_known_then() {
+fn a_grant_that_was_borrowed_out_of_sync_covers_nothing_later_than_its_proof() {
     let bench = Bench::in_sync_until(10);
     assert!(bench.borrow(15, 30));
-    assert_eq!(bench.covers(40), Some(30));
+    assert_eq!(bench.covers(40), Some(15));
     let alone = Bench::new(SETTINGS);
     let grants = Grants::new(SETTINGS, Arc::default());
     assert!(grants.borrow(&alone.me, alone.at(15), || true, alone.at(30)));
