@@ -178,6 +178,16 @@ async fn a_caller_without_a_grant_gets_no_response_from_the_tier() {
 }
 
 #[tokio::test]
+async fn a_caller_without_a_grant_brings_nothing_into_memory() {
+    let (_tier, _first, mut second, _clock) = two_gateways().await;
+    let gateway = Arc::clone(&second.gateway);
+    let pending = tokio::spawn(async move { get_in_process_with(&gateway, "two", LIST, &[]).await });
+    within(second.calls.recv()).await.unwrap().answer(StatusCode::UNAUTHORIZED, "{}");
+    assert_eq!(within(pending).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(second.gateway.entries().count(), 0);
+}
+
+#[tokio::test]
 async fn requests_that_no_record_satisfies_go_upstream() {
     let cases: [(u64, &'static [(&str, &str)]); 3] =
         [(0, &[("cache-control", "no-cache")]), (1, &[("cache-control", "max-age=0")]), (300, &[])];

@@ -108,7 +108,14 @@ impl Tier {
             let is_current = || self.store.is_current(place, order, as_of);
             self.borrow(request, observer, clock, (order, sealed), time, memory, is_current)
         });
-        let copy = entry.as_ref().and_then(|place| Some((place, records.next()??)));
+        // A caller without a grant, even a lapsed one, gets nothing from the entry, and must not change what others get.
+        let caller_scope = &request.lookup.caller_scope;
+        let has_grant = grant.is_none()
+            || matches!(
+                memory.grants.grant_state(caller_scope, clock.now()),
+                GrantState::Granted | GrantState::Lapsed { .. }
+            );
+        let copy = entry.as_ref().filter(|_| has_grant).and_then(|place| Some((place, records.next()??)));
         let is_copied = copy.is_some_and(|(place, (order, sealed))| {
             let copy = self.read(request, observer, clock, (order, sealed), time, memory);
             copy.is_some_and(|copy| {
