@@ -1,6 +1,6 @@
 //! The task that keeps a link to the engine: it connects, finds out whether the engine does what is needed and whether
-//! it has lost data, tells it what has become void, and asks it regularly for its role. Look-ups are not sent before all
-//! that is done.
+//! it has lost data, and has it told what has become void. Look-ups are not sent before all that is done. Then it reads the
+//! log, renews leases, and checks that the node is still the master, again and again.
 
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};

@@ -3,7 +3,7 @@
 //!
 //! A hint concerns when upstream is called, never who may see what. So nothing depends on it: a lost hint costs calls to
 //! upstream, and one that comes late, twice or in another order does no harm. Times are spans that are counted from when
-//! the hint is told.
+//! the hint is told. `message.rs` has the version of the format.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,9 +19,6 @@ use crate::catalogue::{Catalogue, Service};
 use crate::request::key::{RequestKey, Scope};
 use crate::upstream::key_breaker::KeyNews;
 use crate::upstream::quota::LimitNews;
-
-/// The version of the format. Increase it when a type in a hint changes.
-const VERSION: u8 = 1;
 
 /// What one gateway tells the others. It has the hash of a credential, so it must be sealed before it leaves the
 /// process, and must not be logged.
@@ -95,17 +92,6 @@ impl fmt::Debug for Hint {
 }
 
 impl Hint {
-    /// The bytes to be sealed. `None` if they cannot be made.
-    pub fn encode(&self) -> Option<Vec<u8>> {
-        postcard::to_allocvec(&(VERSION, self)).ok()
-    }
-
-    /// Reads what [`Self::encode`] has written. `None` if it has another version, or is not a hint.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (version, rest) = postcard::take_from_bytes::<u8>(bytes).ok()?;
-        (version == VERSION).then(|| postcard::from_bytes(rest).ok())?
-    }
-
     /// A backoff of one caller in its scope.
     pub(super) fn caller_backoff(caller_scope: &CallerScope, span: Duration) -> Self {
         Self::backoff(caller_scope, BackoffPlace::Caller(ScopeHint::of(&caller_scope.scope)), span)
