@@ -111,6 +111,7 @@ use memory::Memory;
 pub(crate) use observer::Observer;
 use prove::ProofRole;
 use release::{Release, Releaser};
+use remembered::HeadToRemember;
 pub(crate) use remembered::RememberedLookup;
 use role::Role;
 use snapshot::Snapshot;
@@ -211,6 +212,8 @@ impl Gateway {
             Some(operation) => record.set_operation(operation),
             None => record.set_pass_through(service),
         }
+        let head_to_remember = head_to_remember
+            .map(|fingerprint| HeadToRemember { fingerprint, received_uri: presentation.received_uri.clone() });
         let body = if facts.has_body { stream(body) } else { nothing() };
         let (client_identity, body) =
             self.identity_resolver().identify(&active, &head, body, service, presentation, connection).await?;
@@ -223,8 +226,8 @@ impl Gateway {
                     Some(response) => {
                         let caller_scope = Some(&request.lookup.caller_scope);
                         classify::by_client(connection, &client_identity, caller_scope, &self.memory, &self.clock);
-                        if let (Some(head), Outcome::Hit) = (head_to_remember, record.outcome()) {
-                            self.remember(head, &request, record, connection);
+                        if let (Some(known), Outcome::Hit) = (head_to_remember, record.outcome()) {
+                            self.remember(known, &head, &request, record, connection);
                         }
                         return Ok(response);
                     }

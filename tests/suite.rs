@@ -103,3 +103,4 @@ mod trailers;
 mod unshareable;
 mod upgrade;
 mod upstream;
+mod varying_fields;

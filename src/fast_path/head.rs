@@ -1,11 +1,9 @@
 //! The head of a request as bytes: where it ends, and whether it may be remembered. Fields are not parsed here.
 
-use http::header::{CONNECTION, EXPECT, IF_MODIFIED_SINCE, IF_NONE_MATCH, TE, UPGRADE};
+use http::header::{CONNECTION, EXPECT, IF_MODIFIED_SINCE, TE, UPGRADE};
 use http::request::Parts;
 use http::{Method, Version};
 use memchr::memchr_iter;
-
-use crate::request::trace::TRACEPARENT;
 
 /// Finds the blank line that ends a head, in data that arrives in pieces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,14 +37,13 @@ pub(super) fn is_whole_request(head: &Parts) -> bool {
     head.method == Method::GET || head.method == Method::HEAD
 }
 
-/// Whether the same head always means the same request, and its response is a plain 200. So the head must have no
-/// connection option but `keep-alive`, no condition, and no trace context (which differs each time and would have to be
-/// logged).
+/// Whether the same head, but for the values of its varying fields, always means the same request. So the head must have
+/// no connection option but `keep-alive`, and no condition but `If-None-Match`.
 pub fn is_repeatable(head: &Parts) -> bool {
     let is_persistent =
         head.headers.get_all(CONNECTION).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
-    let conditions = [UPGRADE, EXPECT, TE, IF_NONE_MATCH, IF_MODIFIED_SINCE, TRACEPARENT];
-    let is_plain = || conditions.iter().all(|name| !head.headers.contains_key(name));
+    let others = [UPGRADE, EXPECT, TE, IF_MODIFIED_SINCE];
+    let is_plain = || others.iter().all(|name| !head.headers.contains_key(name));
     head.method == Method::GET && head.version == Version::HTTP_11 && is_persistent && is_plain()
 }
 
@@ -87,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_with_a_condition_or_a_connection_option_is_not_repeatable() {
+    fn a_head_with_a_date_condition_or_a_connection_option_is_not_repeatable() {
         let is_repeatable = |method: &str, pairs: &[(&str, &str)]| {
             let mut request = Request::builder().method(method);
             for (name, value) in pairs {
@@ -97,6 +94,7 @@ mod tests {
         };
         assert!(is_repeatable("GET", &[("host", "h"), ("x-auth-token", "t")]));
         assert!(is_repeatable("GET", &[("connection", "Keep-Alive")]));
+        assert!(is_repeatable("GET", &[("if-none-match", "*"), ("traceparent", "odd")]));
         assert!(!is_repeatable("HEAD", &[]));
         for (name, value) in [
             ("connection", "close"),
@@ -104,9 +102,7 @@ mod tests {
             ("upgrade", "h2c"),
             ("expect", "100-continue"),
             ("te", "trailers"),
-            ("if-none-match", "*"),
             ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT"),
-            ("traceparent", "odd"),
         ] {
             assert!(!is_repeatable("GET", &[(name, value)]), "{name}: {value}");
         }

@@ -1,9 +1,12 @@
-//! The fast path: it answers an HTTP/1 request whose head has come before, byte for byte, before hyper reads it.
+//! The fast path: it answers an HTTP/1 request whose head has come before, before hyper reads it. The head must be the
+//! same, byte for byte, but for the values of its *varying fields*: a trace, a signature and its date, an
+//! `If-None-Match` (`varying.rs`).
 //!
 //! Reading the same head gives the same result: operation, key, caller and directives. If the request was a hit, the
 //! fast path remembers that result (a *lookup*) under a keyed fingerprint of the head. It must not remember a
-//! credential or a decision. The mode, the grant, the entry and its freshness are checked for each request. If there is
-//! no fresh entry that the caller may get, hyper reads the head, and the request takes the full path.
+//! credential or a decision. The mode, the signature, the grant, the entry and its freshness are checked for each
+//! request. If there is no fresh entry that the caller may get, hyper reads the head, and the request takes the full
+//! path.
 //!
 //! It has two users:
 //!
@@ -19,6 +22,7 @@ mod head_cache;
 mod metrics;
 mod responder;
 mod tracker;
+mod varying;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,12 +30,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::StatusCode;
+use http::header::ETAG;
 use http::request::Parts;
 
 use crate::cache::entry::Entry;
 use crate::catalogue::Operation;
 use crate::clock::Clock;
 use crate::reply::compose;
+use crate::request::condition;
 use crate::request::fingerprint::{Fingerprint, Fingerprints};
 use crate::request::id::RequestId;
 use crate::telemetry::hit_series::HitSeries;
@@ -44,6 +51,7 @@ pub use head_cache::MAX_HEADS;
 use metrics::FastPathMetrics;
 pub use responder::{Responder, ResponderState};
 pub(crate) use tracker::RequestTracker;
+pub(crate) use varying::{VaryingFields, is_varying};
 
 /// The interface of the gateway, which has the entries.
 pub trait HitSource {
@@ -54,7 +62,15 @@ pub trait HitSource {
     fn fast_path(&self) -> &FastPath<Self::Lookup>;
 
     /// The fresh entry for a lookup, if the caller may get it now on this connection. Counts the hit on the entry.
-    fn hit(&self, lookup: &Self::Lookup, connection: &Self::Connection) -> Option<Hit>;
+    fn hit(&self, lookup: &Self::Lookup, head: &ReceivedHead<'_>, connection: &Self::Connection) -> Option<Hit>;
+}
+
+/// A head that has been received, before anything is known of it.
+pub struct ReceivedHead<'h> {
+    fingerprint: Fingerprint,
+    pub(crate) varying: VaryingFields<'h>,
+    /// In bytes.
+    pub size: usize,
 }
 
 /// An entry that is served to a client.
@@ -109,6 +125,13 @@ impl<L> FastPath<L> {
         self.is_on.load(Ordering::Relaxed)
     }
 
+    /// Reads a head as far as the fast path has to. `None` if it must not be remembered.
+    fn read<'h>(&self, head: &'h [u8]) -> Option<ReceivedHead<'h>> {
+        let mut known = self.fingerprints.of_parts();
+        let varying = varying::split(head, |part| known.add(part))?;
+        Some(ReceivedHead { fingerprint: known.finish(), varying, size: head.len() })
+    }
+
     /// Called when hyper has read a request. Returns the fingerprint of its head if the head may be remembered: it
     /// arrived in one piece, has come before, and has no field that must be read each time.
     pub fn begin_request(&self, tracker: &RequestTracker, head: &Parts, has_body: bool) -> Option<Fingerprint> {
@@ -129,7 +152,7 @@ impl<L> FastPath<L> {
     /// request's record. `None` if the head is not known, or there is no hit.
     fn respond<S>(
         &self,
-        head: &Fingerprint,
+        head: &ReceivedHead<'_>,
         source: &S,
         connection: &S::Connection,
         text: &mut Vec<u8>,
@@ -137,17 +160,26 @@ impl<L> FastPath<L> {
     where
         S: HitSource<Lookup = L>,
     {
-        let remembered = self.heads.get(head)?;
+        let remembered = self.heads.get(&head.fingerprint)?;
         // Logging may have been switched on since the head was remembered.
         if remembered.heading.is_none() && record::is_logged() {
             return None;
         }
-        let Hit { entry, now, request_id, client } = source.hit(&remembered.lookup, connection)?;
+        let Hit { entry, now, request_id, client } = source.hit(&remembered.lookup, head, connection)?;
         self.fast_path_metrics.hit();
         let (metrics, clock) = (Arc::clone(&self.metrics), self.clock.clone());
-        let line = (remembered.heading.as_ref(), client);
+        let line = (remembered.heading.as_ref(), client, head.varying.traceparent());
         let counted = (&*remembered.operation, &remembered.series, entry.key());
-        let record = RequestRecord::begin_hit(metrics, clock, request_id, line, counted);
+        let mut record = RequestRecord::begin_hit(metrics, clock, request_id, line, counted);
+        let tag = || entry.head().get(ETAG);
+        let is_current =
+            head.varying.if_none_match().zip(tag()).is_some_and(|(list, tag)| condition::lists(list.as_bytes(), tag));
+        if is_current {
+            record.set_status(StatusCode::NOT_MODIFIED);
+            compose::write_not_modified(&entry, now, record.request_id(), text);
+            return Some((Bytes::new(), record));
+        }
+        record.set_status(StatusCode::OK);
         compose::write_hit(&entry, now, record.request_id(), text);
         Some((entry.body().clone(), record))
     }

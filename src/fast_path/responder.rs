@@ -86,9 +86,9 @@ impl<S: HitSource> Responder<S> {
             && bytes.len() <= MAX_HEAD_SIZE
             && bytes.starts_with(b"GET ")
             && bytes.ends_with(b"\r\n\r\n");
-        let fingerprint = is_one_head.then(|| fast_path.fingerprints.of(bytes));
+        let head = is_one_head.then(|| fast_path.read(bytes)).flatten();
         self.text.clear();
-        if let Some(head) = &fingerprint
+        if let Some(head) = &head
             && let Some((body, record)) = fast_path.respond(head, &*self.source, &self.connection, &mut self.text)
         {
             let size = body.len();
@@ -101,7 +101,7 @@ impl<S: HitSource> Responder<S> {
             self.response = Some(HitResponse { written: 0, body, size, record });
             return true;
         }
-        self.follow(scanner, bytes, fingerprint);
+        self.follow(scanner, bytes, head.map(|head| head.fingerprint));
         false
     }
 

@@ -1,18 +1,25 @@
 //! The gateway's side of the fast path: what it remembers of a head, and whether that can be answered now.
 //!
 //! The result of reading a head depends on the active config and on the local address of the connection. So a
-//! remembered look-up is valid while both are the same. Signed requests must not be remembered, because signatures
-//! expire.
+//! remembered look-up is valid while both are the same. Of a signed request it is remembered what verifies it with
+//! another date. The signature is verified for each request.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
+use http::Uri;
+use http::request::Parts;
+
 use super::{ActiveConfig, CacheRequest, Connection, Gateway, Lookup};
 use crate::budget::ConnectionClass;
+use crate::catalogue::Service;
 use crate::config::Mode;
-use crate::fast_path::{FastPath, Hit, HitSource, RequestTracker};
+use crate::fast_path::{FastPath, Hit, HitSource, ReceivedHead, RequestTracker, VaryingFields, is_varying};
 use crate::request::caller::Credential;
 use crate::request::fingerprint::Fingerprint;
+use crate::request::validate::MAX_FIELDS;
+use crate::signing::ring::VerifiedRequest;
+use crate::signing::{RepeatedRequest, SignedTarget, X_SDK_DATE, has_signature};
 use crate::telemetry::record::RequestRecord;
 
 /// Requests with a larger key, in bytes, are not remembered, to save memory.
@@ -21,29 +28,74 @@ const MAX_KEY_SIZE: usize = 512;
 /// The result of reading a head.
 pub struct RememberedLookup {
     lookup: Arc<Lookup>,
+    /// What verifies the signature. `None` if the request has a token.
+    signed: Option<RepeatedRequest>,
     /// The active config with which it was read.
     active: Weak<ActiveConfig>,
+    /// `limits.max_head_size`, in bytes.
+    max_head_size: usize,
     /// The local address of its connection.
     local: SocketAddr,
 }
 
+/// A head that the fast path may remember, and the target as the client sent it.
+pub(super) struct HeadToRemember {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) received_uri: Uri,
+}
+
 impl Gateway {
-    /// Lets the fast path remember a request that was a hit.
+    /// Lets the fast path remember a request that was a hit. `received` is its head as it was read.
     pub(super) fn remember(
         &self,
-        head: Fingerprint,
+        HeadToRemember { fingerprint, received_uri }: HeadToRemember,
+        head: &Parts,
         request: &CacheRequest,
         record: &RequestRecord,
         connection: &Connection,
     ) {
-        let CacheRequest { active, credential: Credential::Token(_), lookup, .. } = request else { return };
-        if lookup.key.size() <= MAX_KEY_SIZE {
-            let operation = lookup.key.operation();
-            let (lookup, active) = (Arc::clone(lookup), Arc::downgrade(active));
-            let lookup = RememberedLookup { lookup, active, local: connection.local };
-            self.fast_path.remember(head, lookup, operation, record.heading().cloned());
+        let CacheRequest { active, credential, lookup, .. } = request;
+        if lookup.key.size() > MAX_KEY_SIZE {
+            return;
         }
+        let signed = match credential {
+            // The signature beside a token means nothing for a hit. Its form is not checked, so it is not remembered.
+            Credential::Token(_) if has_signature(&head.headers) => return,
+            Credential::Token(_) => None,
+            Credential::Signed(verified) => match repeated(verified, head, &received_uri) {
+                Some(repeated) => Some(repeated),
+                None => return,
+            },
+        };
+        let lookup = RememberedLookup {
+            lookup: Arc::clone(lookup),
+            signed,
+            active: Arc::downgrade(active),
+            max_head_size: active.rules(&self.via, self.mode()).max_head_size,
+            local: connection.local,
+        };
+        let operation = request.lookup.key.operation();
+        self.fast_path.remember(fingerprint, lookup, operation, record.heading().cloned());
     }
+
+    /// Whether the request is signed by its key, and the key may be used now. If not, the full path answers it.
+    fn verify_again(&self, signed: &RepeatedRequest, varying: VaryingFields<'_>, service: Service) -> bool {
+        let Some((authorization, date)) = varying.authorization().zip(varying.sdk_date()) else { return false };
+        let is_verified = signed.verify(authorization, date, self.clock.date())
+            && !self.fetcher.key_breaker.is_suspended(signed.key(), service);
+        if is_verified {
+            self.observer.metrics.signature("verified");
+        }
+        is_verified
+    }
+}
+
+/// `None` if the signature covers a varying field besides the date, or cannot be remembered.
+fn repeated(verified: &VerifiedRequest, head: &Parts, received_uri: &Uri) -> Option<RepeatedRequest> {
+    if verified.covered().any(|name| name != X_SDK_DATE && is_varying(name)) {
+        return None;
+    }
+    RepeatedRequest::of(verified, &head.method, SignedTarget::from(received_uri), &head.headers)
 }
 
 impl AsRef<RequestTracker> for Connection {
@@ -60,8 +112,17 @@ impl HitSource for Gateway {
         &self.fast_path
     }
 
-    fn hit(&self, lookup: &RememberedLookup, connection: &Connection) -> Option<Hit> {
+    fn hit(&self, lookup: &RememberedLookup, head: &ReceivedHead<'_>, connection: &Connection) -> Option<Hit> {
         if !self.is_in_force(&lookup.active) || lookup.local != connection.local || self.mode() == Mode::Bypass {
+            return None;
+        }
+        // The limit counts a blank before each value, which may be missing here.
+        if head.size + MAX_FIELDS > lookup.max_head_size {
+            return None;
+        }
+        if let Some(signed) = &lookup.signed
+            && !self.verify_again(signed, head.varying, lookup.lookup.key.operation().service)
+        {
             return None;
         }
         let now = self.clock.now();

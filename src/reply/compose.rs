@@ -132,11 +132,26 @@ pub(crate) fn from_entry(entry: &Entry, now: Instant) -> Response<Content> {
 /// Writes the head of a response from a fresh entry as text, for the fast path. It must be equal to what
 /// [`from_entry`], [`CacheStatus::add_to`] and [`set_request_id`] give.
 pub(crate) fn write_hit(entry: &Entry, now: Instant, request_id: &str, text: &mut Vec<u8>) {
+    text.extend_from_slice(entry.head_text());
+    write_added_headers(entry, now, request_id, text);
+}
+
+/// Writes a 304 in place of the 200 of [`write_hit`]. It must be equal to what [`not_modified_if_current`] makes of it.
+pub(crate) fn write_not_modified(entry: &Entry, now: Instant, request_id: &str, text: &mut Vec<u8>) {
+    text.extend_from_slice(b"HTTP/1.1 304 Not Modified\r\n");
+    for (name, value) in entry.head().iter().filter(|(name, _)| NOT_MODIFIED_HEADERS.contains(name)) {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            text.extend_from_slice(part);
+        }
+    }
+    write_added_headers(entry, now, request_id, text);
+}
+
+fn write_added_headers(entry: &Entry, now: Instant, request_id: &str, text: &mut Vec<u8>) {
     let (age, ttl) = (entry.freshness_info().age(now).as_secs(), entry.freshness_info().seconds_left(now));
     let key = entry.key();
     debug_assert!(key.is_some(), "an entry with a key has its digest");
     let key = key.as_ref().map_or("", ShortDigest::as_str);
-    text.extend_from_slice(entry.head_text());
     // Writing to memory cannot fail. One literal with all names, because formatting each name costs more than all the
     // rest.
     let _ = write!(

@@ -53,8 +53,12 @@ pub fn is_current(request: &HeaderMap, response: &HeaderMap) -> bool {
         return is_unmodified(request, response).unwrap_or(false);
     }
     let Some(tag) = response.get(ETAG) else { return false };
-    let mut listed = request.get_all(IF_NONE_MATCH).iter().flat_map(|list| tags(list.as_bytes()));
-    listed.any(|listed| listed == b"*" || weak(listed) == weak(tag.as_bytes()))
+    request.get_all(IF_NONE_MATCH).iter().any(|list| lists(list.as_bytes(), tag))
+}
+
+/// Whether the value of an `If-None-Match` names this entity tag.
+pub(crate) fn lists(list: &[u8], tag: &HeaderValue) -> bool {
+    tags(list).any(|listed| listed == b"*" || weak(listed) == weak(tag.as_bytes()))
 }
 
 /// A `Last-Modified` is a strong validator only if it is so much older than `Date`. Otherwise two responses may have

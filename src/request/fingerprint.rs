@@ -70,6 +70,24 @@ impl Fingerprints {
     pub fn of(&self, bytes: &[u8]) -> Fingerprint {
         Fingerprint(HighwayHasher::new(self.0).hash256(bytes))
     }
+
+    /// The fingerprint of bytes that come in parts. It is that of their concatenation.
+    pub(crate) fn of_parts(&self) -> PartialFingerprint {
+        PartialFingerprint(HighwayHasher::new(self.0))
+    }
+}
+
+/// A fingerprint while its parts arrive.
+pub(crate) struct PartialFingerprint(HighwayHasher);
+
+impl PartialFingerprint {
+    pub(crate) fn add(&mut self, part: &[u8]) {
+        self.0.append(part);
+    }
+
+    pub(crate) fn finish(self) -> Fingerprint {
+        Fingerprint(self.0.finalize256())
+    }
 }
 
 impl fmt::Debug for Fingerprints {
@@ -87,6 +105,9 @@ mod tests {
         let (one, other) = (Fingerprints::new([1; 32]), Fingerprints::new([2; 32]));
         let head = b"GET / HTTP/1.1\r\nx-auth-token: t\r\n\r\n";
         assert_eq!(one.of(head), one.of(head));
+        let mut parts = one.of_parts();
+        head.chunks(7).for_each(|part| parts.add(part));
+        assert_eq!(parts.finish(), one.of(head), "in parts");
         assert_ne!(one.of(head), other.of(head));
         for place in 0..head.len() {
             let mut changed = *head;

@@ -25,7 +25,8 @@ impl Trace {
         Self::parse(value.to_str().ok()?)
     }
 
-    fn parse(value: &str) -> Option<Self> {
+    /// `None` if the value of a `traceparent` is invalid.
+    pub(crate) fn parse(value: &str) -> Option<Self> {
         let mut parts = value.splitn(5, '-');
         let version = hex(parts.next()?, 2)?;
         let id = hex(parts.next()?, 32).filter(|id| !is_zero(id))?;

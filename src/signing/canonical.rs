@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, Method, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
-use ring::digest::{SHA256, digest};
+use ring::digest::{Digest, SHA256, SHA256_OUTPUT_LEN, digest};
 
 use super::SCHEME;
 
@@ -44,6 +44,16 @@ impl Payload {
     }
 }
 
+/// A part of a canonical request.
+pub(super) enum CanonicalPart<'a> {
+    Text(&'a [u8]),
+    /// The value of a signed header.
+    Value {
+        name: &'a str,
+        value: &'a [u8],
+    },
+}
+
 /// `None` if a signed header is missing or present twice, because it is then not clear what was signed.
 pub fn canonical_request(
     method: &Method,
@@ -53,30 +63,56 @@ pub fn canonical_request(
     payload: &Payload,
 ) -> Option<Vec<u8>> {
     let mut text = Vec::with_capacity(512);
+    write_canonical(method, target, headers, signed_headers, payload, |part| {
+        let (CanonicalPart::Text(part) | CanonicalPart::Value { value: part, .. }) = part;
+        text.extend_from_slice(part);
+    })?;
+    Some(text)
+}
+
+/// Writes a canonical request part by part. `None` as in [`canonical_request`].
+pub(super) fn write_canonical<'a>(
+    method: &'a Method,
+    target: SignedTarget<'_>,
+    headers: &'a HeaderMap,
+    signed_headers: &'a str,
+    payload: &'a Payload,
+    mut write: impl FnMut(CanonicalPart<'_>),
+) -> Option<()> {
+    let mut text = Vec::with_capacity(256);
     text.extend_from_slice(method.as_str().as_bytes());
     text.push(b'\n');
     path(target.path, &mut text);
     text.push(b'\n');
     query(target.query.unwrap_or_default(), &mut text);
     text.push(b'\n');
+    write(CanonicalPart::Text(&text));
     for name in signed_headers.split(';') {
         let mut values = headers.get_all(name).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return None };
-        text.extend_from_slice(name.as_bytes());
-        text.push(b':');
-        text.extend_from_slice(value.as_bytes().trim_ascii());
-        text.push(b'\n');
+        write(CanonicalPart::Text(name.as_bytes()));
+        write(CanonicalPart::Text(b":"));
+        write(CanonicalPart::Value { name, value: value.as_bytes().trim_ascii() });
+        write(CanonicalPart::Text(b"\n"));
     }
-    text.push(b'\n');
-    text.extend_from_slice(signed_headers.as_bytes());
-    text.push(b'\n');
-    text.extend_from_slice(payload.as_str().as_bytes());
-    Some(text)
+    for part in ["\n", signed_headers, "\n", payload.as_str()] {
+        write(CanonicalPart::Text(part.as_bytes()));
+    }
+    Some(())
 }
 
 /// The text that the key signs.
 pub fn string_to_sign(date: &str, canonical_request: &[u8]) -> String {
-    format!("{SCHEME}\n{date}\n{}", sha256(canonical_request))
+    string_to_sign_of_hash(date, &digest(&SHA256, canonical_request))
+}
+
+/// The same for the SHA-256 of the canonical request.
+pub(super) fn string_to_sign_of_hash(date: &str, hash: &Digest) -> String {
+    let mut text = String::with_capacity(SCHEME.len() + date.len() + 2 + 2 * SHA256_OUTPUT_LEN);
+    for part in [SCHEME, "\n", date, "\n", &hex(hash.as_ref())] {
+        text.push_str(part);
+    }
+    text
 }
 
 fn path(path: &str, text: &mut Vec<u8>) {
@@ -126,8 +162,13 @@ fn sha256(bytes: &[u8]) -> String {
 /// Lower-case hex digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from(DIGITS[usize::from(digit)]));
+        }
+    }
+    text
 }
 
 #[cfg(test)]

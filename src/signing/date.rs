@@ -14,9 +14,11 @@ pub fn parse(text: &str) -> Option<SystemTime> {
         return None;
     }
     // humantime validates the date. It needs the form with separators.
-    let [year, month, day] = [&text[..4], &text[4..6], &text[6..8]];
-    let [hour, minute, second] = [&text[9..11], &text[11..13], &text[13..15]];
-    humantime::parse_rfc3339(&format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z")).ok()
+    let mut separated = *b"0000-00-00T00:00:00Z";
+    for (place, digits) in [(0, 0..4), (5, 4..6), (8, 6..8), (11, 9..11), (14, 11..13), (17, 13..15)] {
+        separated[place..place + digits.len()].copy_from_slice(&text.as_bytes()[digits]);
+    }
+    humantime::parse_rfc3339(std::str::from_utf8(&separated).ok()?).ok()
 }
 
 pub fn show(date: SystemTime) -> String {

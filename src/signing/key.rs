@@ -7,13 +7,13 @@ use std::time::SystemTime;
 use constant_time_eq::constant_time_eq;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderValue, Method};
+use ring::digest::{Digest, SHA256, digest};
 use ring::hmac;
 use thiserror::Error;
 
-use super::canonical::hex;
+use super::canonical::{hex, string_to_sign_of_hash};
 use super::{
     Authorization, Payload, SCHEME, SignedTarget, X_PROJECT_ID, X_SDK_DATE, X_SECURITY_TOKEN, canonical_request, date,
-    string_to_sign,
 };
 
 /// The projects that a key may be used for.
@@ -94,12 +94,17 @@ impl AccessKey {
         }
     }
 
-    pub(super) fn has_signed(&self, signature: &str, date: &str, canonical_request: &[u8]) -> bool {
-        constant_time_eq(self.signature(date, canonical_request).as_bytes(), signature.as_bytes())
+    pub(super) fn security_token(&self) -> Option<&HeaderValue> {
+        self.security_token.as_ref()
     }
 
-    fn signature(&self, date: &str, canonical_request: &[u8]) -> String {
-        hex(hmac::sign(&self.hmac, string_to_sign(date, canonical_request).as_bytes()).as_ref())
+    /// Whether this is the key's signature of a canonical request with this SHA-256.
+    pub(super) fn has_signed(&self, signature: &str, date: &str, hash: &Digest) -> bool {
+        constant_time_eq(self.signature(date, hash).as_bytes(), signature.as_bytes())
+    }
+
+    fn signature(&self, date: &str, hash: &Digest) -> String {
+        hex(hmac::sign(&self.hmac, string_to_sign_of_hash(date, hash).as_bytes()).as_ref())
     }
 
     /// Signs a request. Sets `X-Sdk-Date`, `X-Security-Token` and `Authorization`; everything else must be complete.
@@ -133,7 +138,7 @@ impl AccessKey {
         names.dedup();
         let names = names.join(";");
         let canonical = canonical_request(method, target, headers, &names, payload).ok_or(Unsignable)?;
-        let signature = self.signature(&date, &canonical);
+        let signature = self.signature(&date, &digest(&SHA256, &canonical));
         let authorization = Authorization { access: &self.id, signed_headers: &names, signature: &signature };
         let mut value = HeaderValue::try_from(authorization.to_string()).map_err(|_| Unsignable)?;
         value.set_sensitive(true);

@@ -8,6 +8,7 @@
 //! authorization   parses Authorization            canonical   the canonical request, which is signed
 //! key             one access key: sign, verify    ring        all configured keys: find the key, verify the request
 //! date            X-Sdk-Date                      binding     whether an unverified signature may be valid upstream
+//! repeated        verify a request again with another date
 //! ```
 
 mod authorization;
@@ -15,6 +16,7 @@ mod binding;
 mod canonical;
 mod date;
 mod key;
+mod repeated;
 pub(crate) mod ring;
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ pub use binding::{Binding, RelayChanges};
 pub use canonical::{Payload, SignedTarget, canonical_request, string_to_sign};
 pub use date::{parse as parse_date, show as show_date};
 pub use key::{AccessKey, Projects};
+pub(crate) use repeated::RepeatedRequest;
 
 /// The only scheme that is verified and made here.
 pub const SCHEME: &str = "SDK-HMAC-SHA256";

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use constant_time_eq::constant_time_eq;
 use http::header::{AUTHORIZATION, VIA};
 use http::{HeaderMap, HeaderValue, Method};
+use ring::digest::{SHA256, digest};
 use strum::{IntoStaticStr, VariantArray};
 
 use super::authorization::words;
@@ -41,8 +42,8 @@ pub struct ExaminedClaim<'h> {
 #[derive(Clone, Debug)]
 pub struct VerifiedRequest {
     pub key: Arc<AccessKey>,
-    covered: String,
-    payload: Payload,
+    pub(super) covered: String,
+    pub(super) payload: Payload,
 }
 
 /// Why a request that names a configured key is refused and not sent upstream.
@@ -155,8 +156,7 @@ impl Claim {
         let authorization = authorization.ok_or(SignatureRejection::Malformed)?;
         let text = single(headers, &X_SDK_DATE).and_then(|date| date.to_str().ok()).ok_or(SignatureRejection::Date)?;
         let date = date::parse(text).ok_or(SignatureRejection::Date)?;
-        let skew = now.duration_since(date).unwrap_or_else(|ahead| ahead.duration());
-        if skew > MAX_SKEW {
+        if !is_near(date, now) {
             return Err(SignatureRejection::Skew);
         }
         if !self.key.matches_security_token(headers) {
@@ -177,7 +177,7 @@ impl ExaminedClaim<'_> {
         let covered = self.authorization.signed_headers;
         let canonical =
             canonical_request(method, target, self.headers, covered, &payload).ok_or(SignatureRejection::Coverage)?;
-        if !self.key.has_signed(self.authorization.signature, self.date, &canonical) {
+        if !self.key.has_signed(self.authorization.signature, self.date, &digest(&SHA256, &canonical)) {
             return Err(SignatureRejection::Signature);
         }
         Ok(VerifiedRequest { key: self.key, covered: covered.to_owned(), payload })
@@ -204,6 +204,11 @@ impl VerifiedRequest {
         Self { key, covered: String::new(), payload: Payload::of(b"") }
     }
 
+    /// The names of the headers that the client's signature covers.
+    pub fn covered(&self) -> impl Iterator<Item = &str> {
+        self.covered.split(';')
+    }
+
     /// Signs the request anew in its present form. The signature covers the same headers as the client's, and `Host`.
     ///
     /// # Errors
@@ -219,6 +224,11 @@ impl VerifiedRequest {
         let covered = self.covered.split(';').filter(|name| *name != VIA.as_str());
         self.key.sign(method, target, headers, covered, &self.payload, now)
     }
+}
+
+/// Whether the date of a signature is near enough to the gateway's clock.
+pub(super) fn is_near(date: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(date).unwrap_or_else(|ahead| ahead.duration()) <= MAX_SKEW
 }
 
 /// The value of a header that is present exactly once.

@@ -1,5 +1,6 @@
 //! The series that count the hits of one operation. They are looked up once, so that a hit does no look-up by label.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -12,21 +13,32 @@ use crate::catalogue::Operation;
 
 pub struct HitSeries {
     requests: IntCounter,
+    /// The requests that got a 304. Looked up with the first one, because the metrics must not show a series without
+    /// requests.
+    not_modified: OnceLock<IntCounter>,
     durations: Histogram,
 }
 
 impl HitSeries {
     pub fn new(metrics: &Metrics, operation: &Operation) -> Self {
-        let (name, hit, ok) = (&*operation.name, Outcome::Hit.into_str(), status_label(StatusCode::OK));
         Self {
-            requests: metrics.requests.with_label_values(&[name, hit, ok]),
-            durations: metrics.durations.with_label_values(&[name, hit]),
+            requests: requests(metrics, &operation.name, StatusCode::OK),
+            not_modified: OnceLock::new(),
+            durations: metrics.durations.with_label_values(&[&operation.name, Outcome::Hit.into_str()]),
         }
     }
 
-    /// Counts a hit whose response has ended.
-    pub(super) fn count(&self, took: Duration) {
-        self.requests.inc();
+    /// Counts a hit whose response has ended. Its status is 200 or 304.
+    pub(super) fn count(&self, metrics: &Metrics, operation: &str, status: Option<StatusCode>, took: Duration) {
+        let not_modified = || requests(metrics, operation, StatusCode::NOT_MODIFIED);
+        match status {
+            Some(StatusCode::NOT_MODIFIED) => self.not_modified.get_or_init(not_modified).inc(),
+            _ => self.requests.inc(),
+        }
         self.durations.observe(took.as_secs_f64());
     }
+}
+
+fn requests(metrics: &Metrics, operation: &str, status: StatusCode) -> IntCounter {
+    metrics.requests.with_label_values(&[operation, Outcome::Hit.into_str(), status_label(status)])
 }

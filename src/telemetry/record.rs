@@ -128,21 +128,24 @@ impl RequestRecord {
     }
 
     /// Begins the record of a GET that is known to be a hit. It has the heading of the earlier request with the same
-    /// head.
+    /// head. `traceparent` is that of this request.
     pub fn begin_hit(
         metrics: Arc<Metrics>,
         clock: Clock,
         request_id: RequestId,
-        (heading, client): (Option<&Arc<Heading>>, IpAddr),
+        (heading, client, traceparent): (Option<&Arc<Heading>>, IpAddr, Option<&str>),
         (operation, series, key): (&Operation, &Arc<HitSeries>, Option<ShortDigest>),
     ) -> Self {
-        let line = heading.filter(|_| is_logged()).map(|heading| LogFields::new(client, Arc::clone(heading), "GET"));
+        let line = heading.filter(|_| is_logged()).map(|heading| {
+            let mut line = LogFields::new(client, Arc::clone(heading), "GET");
+            line.trace = traceparent.and_then(Trace::parse);
+            line
+        });
         let mut record = Self::of(metrics, clock, request_id, line);
         record.set_operation(operation);
         record.series = Some(Arc::clone(series));
         record.key = key;
         record.set_outcome(Outcome::Hit, "");
-        record.set_status(StatusCode::OK);
         record
     }
 
@@ -301,7 +304,7 @@ impl Drop for RequestRecord {
             self.metrics.missed(operation, miss);
         }
         match &self.series {
-            Some(series) => series.count(took),
+            Some(series) => series.count(&self.metrics, operation, self.status, took),
             None => self.metrics.request(operation, outcome, self.status, took),
         }
         let Some(line) = &self.line else { return };

@@ -1,0 +1,153 @@
+//! Splits the bytes of a head into what makes it known and the values of its *varying fields*. Clients send another value
+//! of these with each request: a trace, a signature and its date, a validator.
+//!
+//! A head is known by all its bytes but these values. So its other lines, and the names, number and order of its fields,
+//! have been read by hyper and checked before. Only the values are new, and each that is used is read anew. A value that
+//! hyper could read in another way than this file makes the head unknown.
+
+use memchr::memchr;
+
+/// The varying fields. The gateway reads neither `tracestate` nor a client's `X-Request-Id` on a hit.
+const NAMES: [&str; 6] = ["traceparent", "tracestate", "x-request-id", "x-sdk-date", "authorization", "if-none-match"];
+
+/// The place of `If-None-Match`.
+const IS_LIST: usize = 5;
+
+/// The longest value of a varying field, in bytes. A head with a longer one is not remembered.
+const MAX_VALUE: usize = 1_024;
+
+/// The values of the varying fields of one head, without the blanks around them. Each is visible ASCII and blanks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VaryingFields<'h> {
+    values: [Option<&'h str>; NAMES.len()],
+}
+
+impl<'h> VaryingFields<'h> {
+    pub(super) fn traceparent(&self) -> Option<&'h str> {
+        self.values[0]
+    }
+
+    pub(crate) fn sdk_date(&self) -> Option<&'h str> {
+        self.values[3]
+    }
+
+    pub(crate) fn authorization(&self) -> Option<&'h str> {
+        self.values[4]
+    }
+
+    pub(super) fn if_none_match(&self) -> Option<&'h str> {
+        self.values[5]
+    }
+}
+
+/// Whether the name is that of a varying field.
+pub(crate) fn is_varying(name: &str) -> bool {
+    NAMES.contains(&name)
+}
+
+/// Splits a head. `known` gets the parts that make it known, in their order. Returns `None` if the head must not be
+/// remembered: a varying field comes twice, a value is too long or has bytes that are not visible ASCII or a space, or
+/// `If-None-Match` is a list. So two heads with the same known parts have as many fields and list members.
+pub(super) fn split<'h>(head: &'h [u8], mut known: impl FnMut(&'h [u8])) -> Option<VaryingFields<'h>> {
+    let mut fields = VaryingFields::default();
+    // The next byte that `known` has not got, and the beginning of the next line.
+    let (mut rest, mut begin) = (0, 0);
+    while let Some(length) = memchr(b'\n', &head[begin..]) {
+        let line = &head[begin..begin + length];
+        if let Some((place, name_length)) = varying_field(line) {
+            let value = line[name_length + 1..].strip_suffix(b"\r")?;
+            let is_one_text = value.len() <= MAX_VALUE && value.iter().all(|byte| matches!(byte, b' '..=b'~'));
+            if !is_one_text || fields.values[place].is_some() || (place == IS_LIST && value.contains(&b',')) {
+                return None;
+            }
+            fields.values[place] = Some(std::str::from_utf8(value).ok()?.trim_matches(' '));
+            let value_begin = begin + name_length + 1;
+            known(&head[rest..value_begin]);
+            rest = value_begin + value.len();
+        }
+        begin += length + 1;
+    }
+    known(&head[rest..]);
+    Some(fields)
+}
+
+/// The place in [`NAMES`] of the field in a line, and the length of its name.
+fn varying_field(line: &[u8]) -> Option<(usize, usize)> {
+    let place = match line.first()? | 0x20 {
+        b't' => (line.get(5)? | 0x20 == b's').into(),
+        b'x' => 2 + usize::from(line.get(2)? | 0x20 == b's'),
+        b'a' => 4,
+        b'i' => 5,
+        _ => return None,
+    };
+    let name = NAMES[place].as_bytes();
+    let is_same = line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name);
+    is_same.then_some((place, name.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+    use crate::catalogue::headers;
+
+    /// The known parts of a head as one text, and its varying fields.
+    fn split_text(head: &str) -> Option<(String, VaryingFields<'_>)> {
+        let mut known = Vec::new();
+        let fields = split(head.as_bytes(), |part| known.extend_from_slice(part))?;
+        Some((String::from_utf8(known).unwrap(), fields))
+    }
+
+    #[test]
+    fn only_the_values_of_varying_fields_are_split_off() {
+        let head = "GET /a?traceparent:b HTTP/1.1\r\nHost: h\r\nTraceParent: 00-1\r\ntracestate: s\r\nx-request-id:1\r\n\
+                    X-Sdk-Date:  20261122T120000Z \r\nAuthorization: SDK a\r\nif-none-match: \"a\"\r\nx-auth-token: T\r\n\r\n";
+        let (known, fields) = split_text(head).unwrap();
+        assert_eq!(
+            known,
+            "GET /a?traceparent:b HTTP/1.1\r\nHost: h\r\nTraceParent:\r\ntracestate:\r\nx-request-id:\r\n\
+             X-Sdk-Date:\r\nAuthorization:\r\nif-none-match:\r\nx-auth-token: T\r\n\r\n"
+        );
+        assert_eq!(fields.values, ["00-1", "s", "1", "20261122T120000Z", "SDK a", "\"a\""].map(Some));
+    }
+
+    #[test]
+    fn no_varying_field_can_be_a_part_of_the_key() {
+        for name in NAMES.map(HeaderName::from_static) {
+            assert!(!headers::is_configurable(&name) || headers::is_trace(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn each_name_has_its_place() {
+        for (place, name) in NAMES.iter().enumerate() {
+            for name in [(*name).to_owned(), name.to_uppercase()] {
+                assert_eq!(varying_field(format!("{name}: v\r").as_bytes()), Some((place, name.len())), "{name}");
+                for other in [format!("{name} : v"), format!(" {name}: v"), format!("x{name}: v"), name] {
+                    assert_eq!(varying_field(other.as_bytes()), None, "{other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_with_a_doubtful_value_is_not_split() {
+        for lines in [
+            "traceparent: a\r\ntraceparent: a\r\n",
+            "traceparent: a\r\nTRACEPARENT: b\r\n",
+            "traceparent: a\n",
+            "traceparent: a\rb\r\n",
+            "traceparent: a\tb\r\n",
+            "if-none-match: \u{e9}\r\n",
+            "x-sdk-date: \0\r\n",
+            "if-none-match: \"a\", \"b\"\r\n",
+        ] {
+            assert_eq!(split_text(&format!("GET / HTTP/1.1\r\n{lines}\r\n")), None, "{lines:?}");
+        }
+        for (length, is_split) in [(MAX_VALUE, true), (MAX_VALUE + 1, false)] {
+            let head = format!("GET / HTTP/1.1\r\ntracestate:{}\r\n\r\n", "v".repeat(length));
+            assert_eq!(split_text(&head).is_some(), is_split, "{length}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A signed request that comes again with another date, and so with another signature. Its canonical request differs in
+//! the date alone, so it is not built again: what comes before the date is kept as a state of SHA-256, and what comes
+//! after it as text.
+//!
+//! No credential may be kept here. Of the headers after the date only `X-Security-Token` may be signed, whose value is
+//! the key's own.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderMap, Method};
+use ring::digest::{Context, SHA256};
+
+use super::canonical::{CanonicalPart, write_canonical};
+use super::ring::{VerifiedRequest, is_near};
+use super::{AccessKey, Authorization, SignedTarget, X_SDK_DATE, X_SECURITY_TOKEN, date};
+
+/// What verifies the same request with another date.
+pub(crate) struct RepeatedRequest {
+    key: Arc<AccessKey>,
+    /// `Authorization` up to the signature.
+    authorization: Box<str>,
+    before_date: Context,
+    after_date: Vec<Piece>,
+}
+
+/// A part of the canonical request after the date.
+enum Piece {
+    Text(Box<[u8]>),
+    /// The value of `X-Security-Token`, which is the key's.
+    SecurityToken,
+}
+
+impl fmt::Debug for RepeatedRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RepeatedRequest({:?})", self.key)
+    }
+}
+
+impl RepeatedRequest {
+    /// `None` if the date is not signed, or another header after it.
+    pub(crate) fn of(
+        verified: &VerifiedRequest,
+        method: &Method,
+        target: SignedTarget<'_>,
+        headers: &HeaderMap,
+    ) -> Option<Self> {
+        let VerifiedRequest { key, covered, payload } = verified;
+        let authorization = Authorization { access: key.id(), signed_headers: covered, signature: "" };
+        let mut before_date = Context::new(&SHA256);
+        let mut after_date: Vec<Piece> = Vec::new();
+        let (mut is_after, mut may_be_kept) = (false, true);
+        write_canonical(method, target, headers, covered, payload, |part| match part {
+            CanonicalPart::Value { name, .. } if name == X_SDK_DATE => is_after = true,
+            CanonicalPart::Value { name, .. } if is_after && name == X_SECURITY_TOKEN => {
+                after_date.push(Piece::SecurityToken)
+            }
+            CanonicalPart::Value { .. } if is_after => may_be_kept = false,
+            CanonicalPart::Text(text) if is_after => after_date.push(Piece::Text(text.into())),
+            CanonicalPart::Text(text) | CanonicalPart::Value { value: text, .. } => before_date.update(text),
+        })?;
+        let authorization = authorization.to_string().into();
+        (is_after && may_be_kept).then(|| Self { key: Arc::clone(key), authorization, before_date, after_date })
+    }
+
+    pub(crate) fn key(&self) -> &AccessKey {
+        &self.key
+    }
+
+    /// Whether the request with this `Authorization` and `X-Sdk-Date` is signed by the key, and the date is near enough.
+    /// The rest of the request must be the same.
+    pub(crate) fn verify(&self, authorization: &str, signed_at: &str, now: SystemTime) -> bool {
+        let Some(signature) = authorization.strip_prefix(&*self.authorization) else { return false };
+        if !date::parse(signed_at).is_some_and(|date| is_near(date, now)) {
+            return false;
+        }
+        let mut hash = self.before_date.clone();
+        hash.update(signed_at.as_bytes());
+        for piece in &self.after_date {
+            match piece {
+                Piece::Text(text) => hash.update(text),
+                Piece::SecurityToken => hash.update(self.key.security_token().map_or(b"", |token| token.as_bytes())),
+            }
+        }
+        self.key.has_signed(signature, signed_at, &hash.finish())
+    }
+}
