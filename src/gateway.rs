@@ -151,16 +151,21 @@ impl Gateway {
         B::Error: Into<BoxError>,
     {
         let (mut head, body) = request.into_parts();
+        let has_body = !body.is_end_stream();
+        let parsed = self.fast_path.read_parsed(&head, has_body);
+        if let Some(response) = parsed.as_ref().and_then(|parsed| self.respond_to_known(parsed, connection)) {
+            return response;
+        }
+        let parsed = parsed.map(|parsed| parsed.fingerprint);
         let normalized = validate::normalize(&mut head);
-        let head_to_remember = self.fast_path.begin_request(&connection.tracker, &head, !body.is_end_stream());
+        let head_to_remember = self.fast_path.begin_request(&connection.tracker, &head, has_body, parsed);
         let method = head.method.clone();
         let (metrics, clock, id) = (Arc::clone(&self.observer.metrics), self.clock.clone(), self.request_ids.next());
         let mut record = RequestRecord::begin(metrics, clock, id, &head, connection.peer);
 
         let recognise = |credential: &Credential| self.identity_resolver().recognise(credential, connection);
         classify::by_head(&head, connection, recognise, &self.memory, &self.clock);
-        let charge =
-            charge::for_request(&head, !body.is_end_stream(), connection, || self.active().answer_timeout).await;
+        let charge = charge::for_request(&head, has_body, connection, || self.active().answer_timeout).await;
         let result = match (normalized, &charge) {
             (Ok(()), Some(_)) => self.process(head, body, connection, head_to_remember, &mut record).await,
             (Ok(()), None) => Err(RequestError::NoMemory),

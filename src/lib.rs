@@ -34,8 +34,8 @@
 //! upstream, and `gateway/take_hint.rs` what that changes. What leaves the process is sealed (`seal.rs`): a record that was changed,
 //! or that belongs elsewhere, is a miss.
 //!
-//! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before, before
-//! hyper reads it. The values of its varying fields may differ (a trace, a signature and its date, `If-None-Match`). It
+//! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before: in
+//! HTTP/1 before hyper reads it, in HTTP/2 with the head that hyper has read. The values of its varying fields may differ (a trace, a signature and its date, `If-None-Match`). It
 //! stores the result of reading a head under a keyed hash of the rest. It verifies the signature and looks up the grant
 //! and the entry each time. A request that the fast path cannot answer takes the full path. The server passes
 //! bytes to the fast path (`server/wire.rs`). The gateway decides what it stores and what is fresh

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue};
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::config::{Config, Mode, Override};
 use workspace_gateway::testing::simulator::Simulator;
@@ -162,17 +162,6 @@ async fn heads_with_special_fields_take_the_full_path() {
     for lines in [&["connection: Keep-Alive"][..], &["content-length: 0"], &["cache-control: max-age=60"]] {
         world.warm_head_cache(&world.head(LIST, lines)).await;
     }
-}
-
-#[tokio::test]
-async fn http2_requests_take_the_full_path() {
-    let (world, _) = with_known_head("").await;
-    let http = Http::http2();
-    for _ in 0..3 {
-        let hit = http.send(Method::GET, &world.url(LIST), &[("x-auth-token", &world.token)], "").await;
-        assert!(hit.is_hit());
-    }
-    assert_eq!(world.fast_path_hits(), 1);
 }
 
 #[tokio::test]

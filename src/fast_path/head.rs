@@ -44,7 +44,8 @@ pub fn is_repeatable(head: &Parts) -> bool {
         head.headers.get_all(CONNECTION).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
     let others = [UPGRADE, EXPECT, TE, IF_MODIFIED_SINCE];
     let is_plain = || others.iter().all(|name| !head.headers.contains_key(name));
-    head.method == Method::GET && head.version == Version::HTTP_11 && is_persistent && is_plain()
+    let is_known_version = matches!(head.version, Version::HTTP_11 | Version::HTTP_2);
+    head.method == Method::GET && is_known_version && is_persistent && is_plain()
 }
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
-//! The fast path: it answers an HTTP/1 request whose head has come before, before hyper reads it. The head must be the
-//! same, byte for byte, but for the values of its *varying fields*: a trace, a signature and its date, an
-//! `If-None-Match` (`varying.rs`).
+//! The fast path: it answers a request whose head has come before. The head must be the same, but for the values of its
+//! *varying fields*: a trace, a signature and its date, an `If-None-Match` (`varying.rs`). In HTTP/1 it compares bytes,
+//! before hyper reads them. In HTTP/2 it compares the head that hyper has read, because the same head comes in other
+//! bytes each time (RFC 7541).
 //!
 //! Reading the same head gives the same result: operation, key, caller and directives. If the request was a hit, the
 //! fast path remembers that result (a *lookup*) under a keyed fingerprint of the head. It must not remember a
 //! credential or a decision. The mode, the signature, the grant, the entry and its freshness are checked for each
-//! request. If there is no fresh entry that the caller may get, hyper reads the head, and the request takes the full
-//! path.
+//! request. If there is no fresh entry that the caller may get, the request takes the full path.
 //!
 //! It has two users:
 //!
 //! - The server creates a [`Responder`] for each HTTP/1 connection. It passes received bytes to [`Responder::take`]
 //!   before hyper, and calls [`Responder::poll_write`] before it writes anything of hyper's.
-//! - The gateway calls [`FastPath::begin_request`] for each request that hyper has read, and [`FastPath::remember`] for
-//!   each hit. It implements [`HitSource`]: what a lookup is, and whether there is a fresh entry for it now.
+//! - The gateway calls [`FastPath::read_parsed`] and [`FastPath::begin_request`] for each request that hyper has read,
+//!   and [`FastPath::remember`] for each hit. It implements [`HitSource`]: what a lookup is, and whether there is a fresh
+//!   entry for it now.
 //!
 //! `listen.fast_path = false` switches it off, also for open connections. Then nothing is fingerprinted or remembered.
 
@@ -30,15 +31,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::StatusCode;
 use http::header::ETAG;
 use http::request::Parts;
+use http::{Method, Response, StatusCode, Version};
 
 use crate::cache::entry::Entry;
 use crate::catalogue::Operation;
 use crate::clock::Clock;
+use crate::reply::body::Content;
 use crate::reply::compose;
 use crate::request::condition;
+use crate::request::decide::head_size;
 use crate::request::fingerprint::{Fingerprint, Fingerprints};
 use crate::request::id::RequestId;
 use crate::telemetry::hit_series::HitSeries;
@@ -67,7 +70,7 @@ pub trait HitSource {
 
 /// A head that has been received, before anything is known of it.
 pub struct ReceivedHead<'h> {
-    fingerprint: Fingerprint,
+    pub fingerprint: Fingerprint,
     pub(crate) varying: VaryingFields<'h>,
     /// In bytes.
     pub size: usize,
@@ -132,10 +135,30 @@ impl<L> FastPath<L> {
         Some(ReceivedHead { fingerprint: known.finish(), varying, size: head.len() })
     }
 
-    /// Called when hyper has read a request. Returns the fingerprint of its head if the head may be remembered: it
-    /// arrived in one piece, has come before, and has no field that must be read each time.
-    pub fn begin_request(&self, tracker: &RequestTracker, head: &Parts, has_body: bool) -> Option<Fingerprint> {
-        tracker.request_parsed(head, has_body).filter(|head| self.heads.was_seen(head))
+    /// Reads an HTTP/2 head as far as the fast path has to. `None` in HTTP/1, where the bytes were compared before.
+    pub fn read_parsed<'h>(&self, head: &'h Parts, has_body: bool) -> Option<ReceivedHead<'h>> {
+        if head.version != Version::HTTP_2 || head.method != Method::GET || has_body || !self.is_on() {
+            return None;
+        }
+        let mut known = self.fingerprints.of_parts();
+        // The bytes of an HTTP/1 head do not begin with a NUL.
+        known.add(b"\0");
+        let varying = varying::split_parsed(head, |part| known.add(part))?;
+        Some(ReceivedHead { fingerprint: known.finish(), varying, size: head_size(head) })
+    }
+
+    /// Called when hyper has read a request. Returns the fingerprint of its head if the head may be remembered: it has
+    /// come before, has no field that must be read each time, and in HTTP/1 it arrived in one piece. `parsed` is the
+    /// fingerprint of an HTTP/2 head.
+    pub fn begin_request(
+        &self,
+        tracker: &RequestTracker,
+        head: &Parts,
+        has_body: bool,
+        parsed: Option<Fingerprint>,
+    ) -> Option<Fingerprint> {
+        let received = tracker.request_parsed(head, has_body).or(parsed);
+        received.filter(|received| head::is_repeatable(head) && self.heads.was_seen(received))
     }
 
     /// Remembers the lookup of a request that was a hit. `heading` is for the access log, if requests are logged.
@@ -148,7 +171,7 @@ impl<L> FastPath<L> {
         }
     }
 
-    /// Answers a request whose head is known. Writes the response's head to `text`, and returns its body and the
+    /// Answers a request whose bytes are known. Writes the response's head to `text`, and returns its body and the
     /// request's record. `None` if the head is not known, or there is no hit.
     fn respond<S>(
         &self,
@@ -157,6 +180,35 @@ impl<L> FastPath<L> {
         connection: &S::Connection,
         text: &mut Vec<u8>,
     ) -> Option<(Bytes, RequestRecord)>
+    where
+        S: HitSource<Lookup = L>,
+    {
+        let KnownHit { entry, now, is_current, record } = self.find(head, source, connection)?;
+        if is_current {
+            compose::write_not_modified(&entry, now, record.request_id(), text);
+            return Some((Bytes::new(), record));
+        }
+        compose::write_hit(&entry, now, record.request_id(), text);
+        Some((entry.body().clone(), record))
+    }
+
+    /// Answers a request whose head hyper has read. `None` if the head is not known, or there is no hit.
+    pub fn respond_parsed<S>(
+        &self,
+        head: &ReceivedHead<'_>,
+        source: &S,
+        connection: &S::Connection,
+    ) -> Option<(Response<Content>, RequestRecord)>
+    where
+        S: HitSource<Lookup = L>,
+    {
+        let KnownHit { entry, now, is_current, record } = self.find(head, source, connection)?;
+        let response = compose::hit(&entry, now, record.request_id());
+        Some((if is_current { compose::not_modified(&response) } else { response }, record))
+    }
+
+    /// The hit of a request whose head is known.
+    fn find<S>(&self, head: &ReceivedHead<'_>, source: &S, connection: &S::Connection) -> Option<KnownHit>
     where
         S: HitSource<Lookup = L>,
     {
@@ -171,16 +223,17 @@ impl<L> FastPath<L> {
         let line = (remembered.heading.as_ref(), client, head.varying.traceparent());
         let counted = (&*remembered.operation, &remembered.series, entry.key());
         let mut record = RequestRecord::begin_hit(metrics, clock, request_id, line, counted);
-        let tag = || entry.head().get(ETAG);
-        let is_current =
-            head.varying.if_none_match().zip(tag()).is_some_and(|(list, tag)| condition::lists(list.as_bytes(), tag));
-        if is_current {
-            record.set_status(StatusCode::NOT_MODIFIED);
-            compose::write_not_modified(&entry, now, record.request_id(), text);
-            return Some((Bytes::new(), record));
-        }
-        record.set_status(StatusCode::OK);
-        compose::write_hit(&entry, now, record.request_id(), text);
-        Some((entry.body().clone(), record))
+        let listed = head.varying.if_none_match().zip(entry.head().get(ETAG));
+        let is_current = listed.is_some_and(|(list, tag)| condition::lists(list.as_bytes(), tag));
+        record.set_status(if is_current { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
+        Some(KnownHit { entry, now, is_current, record })
     }
+}
+
+/// A hit, and whether the client has the current version, so that it gets a 304.
+struct KnownHit {
+    entry: Arc<Entry>,
+    now: Instant,
+    is_current: bool,
+    record: RequestRecord,
 }

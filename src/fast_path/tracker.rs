@@ -41,8 +41,7 @@ impl RequestTracker {
         matches!(*self.0.lock(), TrackerState::BetweenRequests)
     }
 
-    /// hyper has read a request. Returns the fingerprint of its head, if the same head would mean the same request
-    /// again.
+    /// hyper has read a request. Returns the fingerprint of its head, if it is known which bytes the head had.
     pub(super) fn request_parsed(&self, head: &Parts, has_body: bool) -> Option<Fingerprint> {
         let mut state = self.0.lock();
         let TrackerState::HeadReceived(fingerprint) = *state else { return None };
@@ -51,6 +50,6 @@ impl RequestTracker {
         } else {
             TrackerState::BetweenRequests
         };
-        fingerprint.filter(|_| !has_body && head::is_repeatable(head))
+        fingerprint.filter(|_| !has_body)
     }
 }

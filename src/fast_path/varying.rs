@@ -1,11 +1,14 @@
-//! Splits the bytes of a head into what makes it known and the values of its *varying fields*. Clients send another value
+//! Splits a head into what makes it known and the values of its *varying fields*. Clients send another value
 //! of these with each request: a trace, a signature and its date, a validator.
 //!
 //! A head is known by all its bytes but these values. So its other lines, and the names, number and order of its fields,
-//! have been read by hyper and checked before. Only the values are new, and each that is used is read anew. A value that
-//! hyper could read in another way than this file makes the head unknown.
+//! have been read and checked before. Only the values are new, and each that is used is read anew. A value that the full
+//! path could read in another way makes the head unknown.
 
+use http::request::Parts;
 use memchr::memchr;
+
+use crate::request::validate::has_blanks;
 
 /// The varying fields. The gateway reads neither `tracestate` nor a client's `X-Request-Id` on a hit.
 const NAMES: [&str; 6] = ["traceparent", "tracestate", "x-request-id", "x-sdk-date", "authorization", "if-none-match"];
@@ -23,6 +26,17 @@ pub(crate) struct VaryingFields<'h> {
 }
 
 impl<'h> VaryingFields<'h> {
+    /// Sets the value of the field at a place in [`NAMES`]. `None` if the head must not be remembered: the field comes
+    /// twice, the value is too long or has bytes that are not visible ASCII or a space, or `If-None-Match` is a list.
+    fn set(&mut self, place: usize, value: &'h [u8]) -> Option<()> {
+        let is_text = value.len() <= MAX_VALUE && value.iter().all(|byte| matches!(byte, b' '..=b'~'));
+        if !is_text || self.values[place].is_some() || (place == IS_LIST && value.contains(&b',')) {
+            return None;
+        }
+        self.values[place] = Some(std::str::from_utf8(value).ok()?.trim_matches(' '));
+        Some(())
+    }
+
     pub(super) fn traceparent(&self) -> Option<&'h str> {
         self.values[0]
     }
@@ -45,9 +59,8 @@ pub(crate) fn is_varying(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
-/// Splits a head. `known` gets the parts that make it known, in their order. Returns `None` if the head must not be
-/// remembered: a varying field comes twice, a value is too long or has bytes that are not visible ASCII or a space, or
-/// `If-None-Match` is a list. So two heads with the same known parts have as many fields and list members.
+/// Splits the bytes of a head. `known` gets the parts that make it known, in their order. Returns `None` if the head must
+/// not be remembered. So two heads with the same known parts have as many fields and list members.
 pub(super) fn split<'h>(head: &'h [u8], mut known: impl FnMut(&'h [u8])) -> Option<VaryingFields<'h>> {
     let mut fields = VaryingFields::default();
     // The next byte that `known` has not got, and the beginning of the next line.
@@ -56,11 +69,7 @@ pub(super) fn split<'h>(head: &'h [u8], mut known: impl FnMut(&'h [u8])) -> Opti
         let line = &head[begin..begin + length];
         if let Some((place, name_length)) = varying_field(line) {
             let value = line[name_length + 1..].strip_suffix(b"\r")?;
-            let is_one_text = value.len() <= MAX_VALUE && value.iter().all(|byte| matches!(byte, b' '..=b'~'));
-            if !is_one_text || fields.values[place].is_some() || (place == IS_LIST && value.contains(&b',')) {
-                return None;
-            }
-            fields.values[place] = Some(std::str::from_utf8(value).ok()?.trim_matches(' '));
+            fields.set(place, value)?;
             let value_begin = begin + name_length + 1;
             known(&head[rest..value_begin]);
             rest = value_begin + value.len();
@@ -68,6 +77,32 @@ pub(super) fn split<'h>(head: &'h [u8], mut known: impl FnMut(&'h [u8])) -> Opti
         begin += length + 1;
     }
     known(&head[rest..]);
+    Some(fields)
+}
+
+/// Splits a head that hyper has read. `known` gets as much as identifies the head without the values of its varying
+/// fields. `None` as in [`split`].
+pub(super) fn split_parsed<'h>(head: &'h Parts, mut known: impl FnMut(&'h [u8])) -> Option<VaryingFields<'h>> {
+    // No part has a NUL, so no two heads give the same sequence of bytes.
+    const END: &[u8] = b"\0";
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+    for part in [head.uri.scheme_str().unwrap_or(""), authority, target] {
+        known(part.as_bytes());
+        known(END);
+    }
+    let mut fields = VaryingFields::default();
+    for (name, value) in &head.headers {
+        known(name.as_str().as_bytes());
+        known(END);
+        match NAMES.iter().position(|varying| varying == name) {
+            // In HTTP/2, such a value is malformed (RFC 9113 §8.2.1).
+            Some(_) if has_blanks(value) => return None,
+            Some(place) => fields.set(place, value.as_bytes())?,
+            None => known(value.as_bytes()),
+        }
+        known(END);
+    }
     Some(fields)
 }
 

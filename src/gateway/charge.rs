@@ -45,6 +45,12 @@ pub(super) async fn for_request(
     }
 }
 
+/// Charges a request without a body that the fast path may answer, until its response has ended. `None` if little of the
+/// budget is free. Then the full path charges the request.
+pub(super) fn for_known_request(head_size: usize, connection: &Connection) -> Option<Charge> {
+    connection.account.try_charge_spare(Purpose::Requests, REQUEST_SIZE + head_size)
+}
+
 /// Charges the response to a call. If the client may not have the memory, and `may_grow`, the charge grows when the response
 /// arrives: one that has no room then is streamed.
 pub(super) fn for_response(account: &Account, may_grow: impl FnOnce() -> bool) -> Option<Charge> {

@@ -7,14 +7,15 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-use http::Uri;
 use http::request::Parts;
+use http::{Response, Uri};
 
-use super::{ActiveConfig, CacheRequest, Connection, Gateway, Lookup};
+use super::{ActiveConfig, CacheRequest, Connection, Gateway, Lookup, charge};
 use crate::budget::ConnectionClass;
 use crate::catalogue::Service;
 use crate::config::Mode;
 use crate::fast_path::{FastPath, Hit, HitSource, ReceivedHead, RequestTracker, VaryingFields, is_varying};
+use crate::reply::body::ReplyBody;
 use crate::request::caller::Credential;
 use crate::request::fingerprint::Fingerprint;
 use crate::request::validate::MAX_FIELDS;
@@ -76,6 +77,18 @@ impl Gateway {
         };
         let operation = request.lookup.key.operation();
         self.fast_path.remember(fingerprint, lookup, operation, record.heading().cloned());
+    }
+
+    /// The response to an HTTP/2 request whose head is known. `None` if there is no hit, or the budget has no room for the
+    /// request.
+    pub(super) fn respond_to_known(
+        &self,
+        head: &ReceivedHead<'_>,
+        connection: &Connection,
+    ) -> Option<Response<ReplyBody>> {
+        let charge = charge::for_known_request(head.size, connection)?;
+        let (response, record) = self.fast_path.respond_parsed(head, self, connection)?;
+        Some(response.map(|content| ReplyBody::new(content, record, charge)))
     }
 
     /// Whether the request is signed by its key, and the key may be used now. If not, the full path answers it.

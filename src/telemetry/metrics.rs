@@ -93,10 +93,10 @@ families! {
         "From the head of a request to the end of its response, in seconds. A rise of `hit`: this machine is short of \
          CPU. A rise of `miss`: upstream is slower.";
     fast_path_hits: IntCounter = "workspace_gateway_fast_path_hits_total" [],
-        "Hits on the fast path: HTTP/1 requests whose head is the same as an earlier one, but for a trace, a request \
-         id, a signature and its date, or If-None-Match, so that it is not parsed again. \
+        "Hits on the fast path: requests whose head is the same as an earlier one, but for a trace, a request id, a \
+         signature and its date, or If-None-Match, so that it is not interpreted again. \
          workspace_gateway_requests_total counts them, too. A rise: clients repeat their requests. Far fewer than all \
-         hits: clients put something else that is new into each request, use HTTP/2, or listen.fast_path is false.";
+         hits: clients put something else that is new into each request, or listen.fast_path is false.";
     bypasses: IntCounterVec = "workspace_gateway_bypasses_total" ["reason"] { each::<BypassReason>() },
         "Requests for an operation that were relayed unchanged, by reason. A rise: clients send requests that \
          cannot be answered from memory.";
