@@ -289,4 +289,6 @@ impl Drop for KeyPermit {
 }
 
 #[cfg(test)]
+mod fleet_tests;
+#[cfg(test)]
 mod tests;
