@@ -159,6 +159,47 @@ fn gateways_that_send_at_once_fail_at_most_once_each_after_two_known_refusals() 
 }
 
 #[test]
+fn a_refusal_tells_all_that_are_known_and_not_those_that_have_ended() {
+    let ([one, two, three, late], _) = fleet();
+    let wrong = key("wrong");
+    // Each has been told by the one before alone, as the engine does.
+    let first = told(&one, &wrong, SignatureOutcome::Refused).unwrap();
+    tell(std::slice::from_ref(&two), &first);
+    let second = told(&two, &wrong, SignatureOutcome::Refused).unwrap();
+    tell(std::slice::from_ref(&three), &second);
+    let third = told(&three, &wrong, SignatureOutcome::Refused).unwrap();
+    for breaker in [&one, &late] {
+        tell(std::slice::from_ref(breaker), &third);
+        assert!(in_a_row(breaker) == 3 && breaker.is_suspended(&wrong, Service::Workspace));
+    }
+    assert!(told(&one, &key("right"), SignatureOutcome::Accepted).is_some());
+    let again = told(&one, &wrong, SignatureOutcome::Refused).unwrap();
+    let newest = KeyBreaker::new(Some(99), one.clock.clone());
+    tell(std::slice::from_ref(&newest), &again);
+    assert_eq!(in_a_row(&newest), 1);
+}
+
+#[test]
+fn a_permit_that_waits_for_a_trial_counts_as_of_when_it_is_renewed() {
+    let ([one, two, three], _) = fleet();
+    let all = [one.clone(), two.clone(), three.clone()];
+    let key = key("s");
+    let enter = |breaker: &Arc<KeyBreaker>| breaker.try_enter(&key, Service::Workspace).unwrap().unwrap();
+    let mut waiting = enter(&three);
+    assert!(waiting.is_trial());
+    tell(&all, &told(&one, &key, SignatureOutcome::Refused).unwrap());
+    assert!(waiting.renew(), "a refusal does not suspend it");
+    let (_, accepted) = waiting.ended(SignatureOutcome::Accepted).news.unwrap();
+    let mut waiting = enter(&two);
+    tell(&all, &accepted);
+    assert!(waiting.renew() && !waiting.is_trial());
+    for _ in 0..3 {
+        tell(&all, &told(&one, &key, SignatureOutcome::Refused).unwrap());
+    }
+    assert!(!waiting.renew() && waiting.is_trial());
+}
+
+#[test]
 fn other_gateways_cannot_make_the_state_grow_without_limit() {
     let ([one, two], clock) = fleet();
     let now = clock_now(&clock);
