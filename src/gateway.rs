@@ -35,6 +35,7 @@ mod identify;
 mod inspect;
 mod invalidate;
 mod keep_warm;
+mod key_trial;
 mod look_up;
 mod memory;
 mod message;

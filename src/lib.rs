@@ -31,8 +31,8 @@
 //! the right to make the call for all gateways (`gateway/claim.rs`). What one gateway must tell the others is a notice
 //! (`gateway/tier.rs`); `gateway/fleet_log.rs` applies those of others. `gateway/snapshot.rs` keeps
 //! memory over a restart (`cache.snapshot`). `gateway/hint.rs` has what the gateways of a fleet tell each other about
-//! upstream, and `gateway/take_hint.rs` what that changes. What leaves the process is sealed (`seal.rs`): a record that was changed,
-//! or that belongs elsewhere, is a miss.
+//! upstream, and `gateway/take_hint.rs` what that changes. `gateway/key_trial.rs` lets one gateway at a time try an access
+//! key. What leaves the process is sealed (`seal.rs`): a record that was changed, or that belongs elsewhere, is a miss.
 //!
 //! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before: in
 //! HTTP/1 before hyper reads it, in HTTP/2 with the head that hyper has read. The values of its varying fields may differ (a trace, a signature and its date, `If-None-Match`). It
@@ -194,7 +194,8 @@
 //!   this gateway does not know: its denial is told only if the engine has a record, a **marker** (some gateway has
 //!   proved the caller in the service) or a lease of the caller.
 //! - **Lease**: the right to make a call for all gateways, in the engine. **Claim**: what a fetch may do with it
-//!   (`gateway/claim.rs`).
+//!   (`gateway/claim.rs`). **Trial**: a call with an access key of which the gateway does not know whether upstream
+//!   accepts it. It has a lease, too.
 //! - **Hint**: what a gateway tells the other gateways of its fleet about upstream: a backoff, a limit, or the refusal of
 //!   an access key. No grant and no entry depends on it.
 //! - **Snapshot**: a sealed file with entries, private scopes and proofs, for the next process

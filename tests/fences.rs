@@ -288,6 +288,7 @@ fn steps_of_the_path_do_not_call_each_other() {
         "hint",
         "message",
         "scope_record",
+        "key_trial",
     ];
     let values = ["connection", "cache_request", "role", "fetch_result", "denial"];
     // These call the steps, or are about the gateway as a whole.

@@ -307,7 +307,7 @@ async fn check_fails_without_each_of_the_rights_that_the_guide_names() {
     let commands = guide.lines().filter(|line| line.trim().starts_with("ACL SETUSER "));
     let rights: Vec<&str> =
         commands.flat_map(|line| line.split(' ').filter_map(|word| word.strip_prefix('+'))).collect();
-    assert_eq!(rights.len(), 21, "{rights:?}");
+    assert_eq!(rights.len(), 22, "{rights:?}");
     for right in rights {
         engine.run(&["ACL", "SETUSER", "default", &format!("-{right}")]).await;
         let (code, line) = check(&engine.url(), "");

@@ -12,11 +12,11 @@ use workspace_gateway::testing::clock::Clock;
 
 use crate::support::engine::{Engine, redis};
 use crate::support::fleet::{
-    LIST, LOST, OTHER, TO_TELL, ask_upstream, fault, is_from_fleet, settings, store, two_gateways_with,
+    LIST, LOST, OTHER, TO_TELL, ask_upstream, fault, gateway_beside, is_from_fleet, settings, store, two_gateways_with,
     two_gateways_with_a_list, until_in_sync,
 };
 use crate::support::process::folder;
-use crate::support::{PROJECT, PROOF, World, within};
+use crate::support::{PROJECT, PROOF, World, all_replies, within};
 
 const LATE: &str = "workspace_gateway_fleet_lookups_total{result=\"late\"}";
 const SKIPPED: &str = "workspace_gateway_fleet_lookups_total{result=\"skipped\"}";
@@ -213,6 +213,75 @@ async fn values_that_are_none_of_ours_are_misses() {
     engine.run(&["SET", &control, "text"]).await;
     ask_upstream(&second, 1).await;
     assert!(second.metric(LOST) < 1.0);
+}
+
+#[tokio::test]
+async fn a_lease_that_no_gateway_has_given_is_not_followed() {
+    for (name, commands) in [
+        ("for-ever", &[&["SET", "LEASE", "another"][..]][..]),
+        ("too-long", &[&["SET", "LEASE", "another", "PX", "3600000"]]),
+        ("list", &[&["DEL", "LEASE"], &["RPUSH", "LEASE", "another"]]),
+    ] {
+        let Some(engine) = redis(name, &[]).await else { return };
+        let (first, second) = two_gateways_with_a_list(&engine).await;
+        let calls = first.upstream_calls();
+        first.simulator.hold();
+        let leading = first.begin_and_reach_upstream(&first.token, OTHER, calls + 1).await;
+        change_lease(&engine, commands).await;
+        let other = second.begin(&second.token, OTHER);
+        within(first.simulator.wait_for_requests(calls + 2)).await;
+        first.simulator.release();
+        assert!(all_replies(vec![leading, other]).await.iter().all(|reply| reply.status() == StatusCode::OK), "{name}");
+        assert_eq!([first.metric(LOST), second.metric(LOST)], [0.0; 2], "{name}");
+    }
+}
+
+/// Runs commands with the name of the only lease in place of LEASE.
+async fn change_lease(engine: &Engine, commands: &[&[&str]]) {
+    let lease = engine.run(&["--raw", "KEYS", "*:l:*"]).await;
+    for command in commands {
+        let command: Vec<&str> =
+            command.iter().map(|word| if *word == "LEASE" { lease.trim() } else { word }).collect();
+        assert_ne!(engine.run(&command).await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_list_in_place_of_a_lease_does_not_end_the_link() {
+    let Some(engine) = redis("lease-list", &[]).await else { return };
+    let (first, second) = two_gateways_with_a_list(&engine).await;
+    // Those of the gateways: redis-cli runs another command.
+    let connections = async || {
+        let clients = engine.run(&["CLIENT", "LIST"]).await;
+        let is_gateways = |line: &&str| !line.contains("cmd=client");
+        let ids = clients.lines().filter(is_gateways).filter_map(|line| line.split(' ').next());
+        ids.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (calls, before) = (first.upstream_calls(), connections().await);
+    // The denial of a caller that nobody knows is told if there is a lease of it.
+    let stranger = first.simulator.token(PROJECT);
+    first.simulator.expire(&stranger);
+    first.simulator.hold();
+    let denied = first.begin_and_reach_upstream(&stranger, OTHER, calls + 1).await;
+    change_lease(&engine, &[&["DEL", "LEASE"], &["RPUSH", "LEASE", "another"]]).await;
+    first.simulator.release();
+    assert_eq!(within(denied).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    first.until_metric_over(&fault("error"), 0.0).await;
+    first.until_metric(TO_TELL, 0.0).await;
+    assert_eq!(connections().await, before);
+    assert_eq!([first.metric(LOST), second.metric(LOST)], [0.0; 2]);
+}
+
+#[tokio::test]
+async fn the_keys_to_try_commands_with_may_have_any_value() {
+    let Some(engine) = redis("scratch", &[]).await else { return };
+    let (first, _second) = two_gateways_with_a_list(&engine).await;
+    let control = engine.run(&["--scan", "--pattern", "*:c"]).await;
+    let prefix = control.strip_suffix('c').unwrap();
+    for key in ["c", "log", &format!("l:{:032}", 0), &format!("r:{:032}", 0)] {
+        assert_eq!(engine.run(&["SADD", &format!("{prefix}test:{key}"), "a set"]).await, "1");
+    }
+    gateway_beside(&first, &settings(&engine.url(), "")).await.until_metric(LOST, 0.0).await;
 }
 
 /// A peer that is no engine: it answers each read with these bytes.

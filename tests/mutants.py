@@ -1176,7 +1176,7 @@ MUTATIONS = [
     (
         "only-clock-of-tier-counts",
         "tier: the wall clock counts, too, so a tier whose clock is set back makes nothing younger",
-        SECOND_TIER,
+        TIER,
         "written.moment.until(&clock.moment()?)?.max(on_tier)",
         "on_tier",
     ),

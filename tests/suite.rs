@@ -43,6 +43,7 @@ mod fleet;
 mod fleet_attacks;
 mod fleet_faults;
 mod fleet_grants;
+mod fleet_keys;
 mod fleet_manifest;
 mod fleet_sync;
 mod flights;

@@ -85,6 +85,8 @@ pub enum LeaseState {
     None,
     /// The gateway has it until it stores a record with it, or releases it.
     Held(Lease),
+    /// Another call of this process has it.
+    Here,
     /// Another gateway has it.
     Elsewhere,
     /// The last call with it had no response for others.
@@ -112,6 +114,8 @@ pub struct NewRecord {
 pub enum RecordKind {
     Entry,
     Grant,
+    /// What trials of an access key have shown.
+    AccessKey,
 }
 
 /// What all gateways of a tier must know.

@@ -37,7 +37,7 @@ use crate::cache::second_tier::{Incarnation, Lease, LookUp, Name, NewRecord, Ord
 const PREFIX: usize = 32;
 /// Tickets have 16 digits in records, so that scripts can compare them as texts.
 const LAST_TICKET: u64 = 9_999_999_999_999_999;
-/// How long a lease lasts, unless it is renewed.
+/// How long a lease lasts, unless it is renewed. No gateway gives one a longer time.
 const LEASE: Duration = Duration::from_secs(1);
 /// So many bytes of the holder of a lease are the same for all leases of a process.
 pub(super) const OF_PROCESS: usize = 8;
@@ -148,6 +148,7 @@ impl Keys {
             let lease = self.lease(&name);
             commands.cmd("SET").arg(&lease).arg(&holder[..]).arg("NX").arg("PX").arg(millis(LEASE));
             commands.cmd("GET").arg(&lease);
+            commands.cmd("PTTL").arg(&lease);
         }
         for place in it.places.iter().filter(|_| it.wants_records) {
             commands.cmd("GETRANGE").arg(self.record(&place.record)).arg(0).arg(PREFIX + max_record);

@@ -1,7 +1,7 @@
 //! Bounds what an engine may send, before it is parsed: parsed values need far more memory than the bytes that they
 //! come from. It follows RESP2 just enough to count the elements of replies. Pure.
 
-/// The elements of a reply: a look-up has 13 of them, and `ROLE` 3 and 4 for each replica.
+/// The elements of a reply: a look-up has 14 of them, and `ROLE` 3 and 4 for each replica.
 const ELEMENTS_OF_REPLY: u64 = 64;
 /// The most that earlier replies may have left unused.
 const MAX_ELEMENTS: u64 = 32 * ELEMENTS_OF_REPLY;

@@ -185,6 +185,9 @@ impl Fleet {
         let Fresh { incarnation, .. } = self.next();
         let (keys, link_writes) = (self.keys.scratch(), &link.writes);
         let lease = Lease { name: SCRATCH_NAME, holder: incarnation };
+        // First, too: their values may be none of ours.
+        let delete = async || link_writes.send(&keys.delete_all(&[SCRATCH_NAME])).await;
+        delete().await.and_then(|reply| read_deleted(&reply)).map_err(trying("DEL"))?;
         // A notice of an earlier trial may still be there.
         let told = Told { voids: Some(SCRATCH_NAME), id: &hex(&incarnation), sealed: b"test", incarnation };
         let told = link_writes.send(&keys.tell(told)).await.and_then(|reply| read_told(&reply));
@@ -206,18 +209,17 @@ impl Fleet {
         stored.map_err(trying("storing (EVAL of HGET, GET, GETRANGE, SET)"))?;
         let taken = LookUp { places: &[], wants_records: false, lease: Some(SCRATCH_NAME) };
         let taken = link.look_ups.send_all(&keys.look_up(taken, Some(lease), self.next(), 0)).await;
-        taken.and_then(|replies| first_fault(&replies)).map_err(trying("taking a lease (SET, GET)"))?;
+        taken.and_then(|replies| first_fault(&replies)).map_err(trying("taking a lease (SET, GET, PTTL)"))?;
         done(link_writes.send(&keys.renew(&lease)).await).map_err(trying("renewing (EVAL of GET, PEXPIRE)"))?;
         done(link_writes.send(&keys.release(&lease, None)).await).map_err(trying("releasing (EVAL of GET, DEL)"))?;
         let known = link_writes.send_all(&keys.are_known([SCRATCH_NAME].iter())).await;
-        let known = known.and_then(|replies| read_known(&replies, self.holder()));
-        known.map_err(trying("looking for a record and a lease (EXISTS, GETRANGE)"))?;
+        let known = known.and_then(|replies| read_known(&replies, self.holder())?.into_iter().collect());
+        known.map(|_: Vec<bool>| ()).map_err(trying("looking for a record and a lease (EXISTS, GETRANGE)"))?;
         let polled = link.look_ups.send_all(&keys.poll("-", self.next())).await;
         polled.and_then(|replies| first_fault(&replies)).map_err(trying("reading the log (XRANGE)"))?;
         let rare = link_writes.send_all(&keys.rare()).await;
         rare.and_then(|replies| first_fault(&replies)).map_err(trying("HGETALL or HDEL"))?;
-        let deleted = link_writes.send(&keys.delete_all(&[SCRATCH_NAME])).await;
-        deleted.and_then(|reply| read_deleted(&reply)).map_err(trying("DEL"))
+        delete().await.and_then(|reply| read_deleted(&reply)).map_err(trying("DEL"))
     }
 
     /// Reads the log to its end, and renews the leases that this process has. While the breaker is open, tries a look-up.

@@ -117,7 +117,15 @@ impl Fleet {
         }
         let names = strangers.iter().flat_map(|stranger| &stranger.notice.if_known);
         let replies = timeout(SILENT, link.writes.send_all(&self.keys.are_known(names))).await;
-        let mut names_known = read_known(&replies.unwrap_or(Err(Fault::Silent))?, self.holder())?.into_iter();
+        let names_known = read_known(&replies.unwrap_or(Err(Fault::Silent))?, self.holder())?;
+        // A key with a value that is none of ours. If in doubt, a gateway knows the caller.
+        let is_known = |known: Result<bool, Fault>| {
+            known.unwrap_or_else(|fault| {
+                self.watcher.faulted(fault);
+                true
+            })
+        };
+        let mut names_known = names_known.into_iter().map(is_known);
         let are_known: Vec<bool> = strangers
             .iter()
             .map(|stranger| names_known.by_ref().take(stranger.notice.if_known.len()).fold(false, |any, one| any | one))

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::fetcher::Fetcher;
 use super::fleet_setup;
 use super::hint::{Hint, HintSink, Hints};
+use super::key_trial::KeyTrials;
 use super::memory::Memory;
 use super::observer::Observer;
 use super::snapshot::Snapshot;
@@ -252,6 +253,8 @@ impl Gateway {
         metrics.watch_budget(Arc::clone(&budget));
         metrics.start_operations(config.catalogue.operations());
         let fast_path = FastPath::new(settings.listen.fast_path, random.key("heads")?, &metrics, clock.clone());
+        let key_trials =
+            second_tier.as_ref().filter(|_| process.is_some()).map(|tier| KeyTrials::new(tier, clock.clone()));
         let gateway = Arc::new(Self {
             active: RwLock::new(Arc::new(ActiveConfig::new(config.clone(), upstream, client_config, random.clone()))),
             reloading: Mutex::default(),
@@ -280,6 +283,7 @@ impl Gateway {
                 relay_gate,
                 ledger,
                 key_breaker: KeyBreaker::new(process, clock.clone()),
+                key_trials,
                 keep_warm_changes: Notify::new(),
                 hints,
             }),

@@ -3,7 +3,6 @@
 //!
 //! A claim is only for efficiency. Which responses count, and for whom, does not depend on it.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -13,10 +12,11 @@ use super::fetch_result::{FetchPurpose, FetchResult};
 use super::memory::Memory;
 use super::observer::Observer;
 use super::second_tier::Consulted;
+use super::tier::HeldLease;
 use crate::cache::admission::Verdict;
 use crate::cache::flights::Leader;
 use crate::cache::grants::Proof;
-use crate::cache::second_tier::{Lease, LeaseState, SecondTier, Ticket};
+use crate::cache::second_tier::{Lease, LeaseState, Ticket};
 use crate::cache::store::CacheKey;
 use crate::clock::Clock;
 use crate::telemetry::outcome::ClaimResult;
@@ -48,18 +48,6 @@ pub(super) struct Claim {
     held: Option<HeldLease>,
 }
 
-/// A lease. It is released when this is dropped.
-struct HeldLease {
-    lease: Option<Lease>,
-    store: Arc<dyn SecondTier>,
-}
-
-impl Drop for HeldLease {
-    fn drop(&mut self) {
-        self.lease.take().into_iter().for_each(|lease| self.store.release(lease, None));
-    }
-}
-
 /// A fetch that has not been sent, and the parts that its claim depends on.
 pub(super) struct Claimant<'f> {
     pub(super) memory: &'f Memory,
@@ -84,8 +72,8 @@ impl Claimant<'_> {
             let Consulted { is_answered, ticket, lease } =
                 tier.consult(memory, observer, clock, request, &tier_use).await;
             let held = match lease {
-                LeaseState::Held(lease) => Some(HeldLease { lease: Some(lease), store: Arc::clone(&tier.store) }),
-                LeaseState::None | LeaseState::Elsewhere | LeaseState::Unshared => None,
+                LeaseState::Held(lease) => Some(HeldLease::new(lease, &tier.store)),
+                LeaseState::None | LeaseState::Here | LeaseState::Elsewhere | LeaseState::Unshared => None,
             };
             if is_answered {
                 observer.metrics.fleet_claimed(ClaimResult::Answered);
@@ -130,7 +118,7 @@ impl Claim {
     /// Stores what a call has brought, which was sent at `sent`, and releases the lease.
     pub(super) fn end(self, memory: &Memory, request: &CacheRequest, ended: EndedClaim, clock: &Clock) {
         let Self { ticket, mut held } = self;
-        let mut lease = held.as_mut().and_then(|held| held.lease.take());
+        let mut lease = held.as_mut().and_then(HeldLease::take);
         let Some(tier) = &memory.second_tier else { return };
         if let Some(ticket) = &ticket {
             // First the grant: others may use the entry as soon as it is there.

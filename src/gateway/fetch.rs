@@ -12,6 +12,7 @@ use super::claim::{Claimant, Claimed, EndedClaim};
 use super::denial::apply_denial;
 use super::fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use super::fetcher::{ProofLeader, Turn, TurnError};
+use super::key_trial::KeyTurn;
 use super::look_up::{HitKind, LookupResult};
 use super::pacing;
 use super::settle::{self, EndedCall};
@@ -31,7 +32,6 @@ use crate::telemetry::calls::UpstreamCall;
 use crate::telemetry::record::RequestRecord;
 use crate::upstream::client::FetchContext;
 use crate::upstream::gate::{Class, Permit};
-use crate::upstream::key_breaker::KeyPermit;
 use crate::upstream::{CallerRefusal, Failure, UpstreamError, UpstreamResponse, is_refusal};
 
 /// How often a call that waits for its turn looks whether another one has stored its entry.
@@ -62,7 +62,7 @@ struct Fetch {
 
 /// A call that was sent, and its result.
 struct SentCall<'g> {
-    key_permit: Option<KeyPermit>,
+    key_turn: Option<KeyTurn>,
     _permit: Permit,
     begun: tokio::time::Instant,
     epoch: Epoch,
@@ -191,7 +191,7 @@ impl Gateway {
                     }
                 }
             };
-            let (key_permit, mut permit) = tokio::select! {
+            let (key_turn, mut permit) = tokio::select! {
                 biased;
                 turn = wait_for_turn => match turn {
                     Ok(turn) => turn,
@@ -272,7 +272,7 @@ impl Gateway {
                 }
             }
             break SentCall {
-                key_permit,
+                key_turn,
                 _permit: permit,
                 begun,
                 epoch,
@@ -286,7 +286,7 @@ impl Gateway {
             };
         };
         let SentCall {
-            key_permit,
+            key_turn,
             _permit,
             begun,
             epoch,
@@ -315,10 +315,10 @@ impl Gateway {
         };
         let duration = self.clock.timer_now().saturating_duration_since(begun);
         call_metrics.ended(status, duration);
-        if let Some(key_permit) = key_permit {
+        if let Some(key_turn) = key_turn {
             let is_client_accepted = purpose != FetchPurpose::KeepWarm && !status.is_ok_and(is_refusal);
             let outcome = signature_outcome(&result);
-            self.fetcher.signature_ended(key_permit, outcome, is_client_accepted, catalogue, &self.observer);
+            self.fetcher.signature_ended(key_turn, outcome, is_client_accepted, catalogue, &self.observer);
         }
 
         // What the result changes.

@@ -5,20 +5,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::CacheRequest;
 use super::fetch_result::FetchResult;
 use super::hint::{Hint, Hints};
+use super::key_trial::{self, KeyTrials, KeyTurn, Trier};
 use super::observer::Observer;
 use crate::cache::flights::{Flights, Leader};
 use crate::cache::grants::CallerScope;
 use crate::cache::store::CacheKey;
 use crate::catalogue::{Catalogue, ConfiguredQuota, Service};
 use crate::request::half_close::HalfClose;
+use crate::signing::AccessKey;
 use crate::signing::ring::VerifiedRequest;
 use crate::upstream::gate::{Class, Gate, GateCall, Permit};
-use crate::upstream::key_breaker::{KeyBreaker, KeyChange, KeyPermit, SignatureOutcome, Suspended};
+use crate::upstream::key_breaker::{self, KeyBreaker, KeyChange, KeyPermit, SignatureOutcome, Suspended};
 use crate::upstream::quota::{Hold, Ledger, LimitKind};
 use crate::upstream::successes::Successes;
 use crate::upstream::{Fault, UpstreamError};
@@ -37,6 +39,8 @@ pub(super) struct Fetcher {
     /// The limits of upstream, which both gates respect.
     pub(super) ledger: Arc<Ledger>,
     pub(super) key_breaker: Arc<KeyBreaker>,
+    /// `None` without a fleet.
+    pub(super) key_trials: Option<KeyTrials>,
     /// Wakes keep warm, which looks again what is due: settings or entries have changed, or upstream has accepted an
     /// access key for a client while keep warm waited for this.
     pub(super) keep_warm_changes: Notify,
@@ -47,7 +51,7 @@ pub(super) struct Fetcher {
 pub(super) type ProofLeader = Leader<CallerScope, ()>;
 
 /// The right to make a call: a permit to use its access key, if it is signed, and a call slot.
-pub(super) type Turn = (Option<KeyPermit>, Permit);
+pub(super) type Turn = (Option<KeyTurn>, Permit);
 
 /// Why a call is not sent.
 pub(super) enum TurnError {
@@ -72,7 +76,8 @@ impl Fetcher {
         let call = request.gate_call(class);
         // If nobody else waits for this call, it may lose its place when its client closes its sending side.
         let half_close = (!is_shared).then_some(&*request.half_close);
-        let turn = self.enter(&self.gate, signed, service, call.clone(), half_close, observer);
+        let catalogue = &request.active.catalogue;
+        let turn = self.enter(&self.gate, signed, service, call.clone(), half_close, (catalogue, observer));
         match timeout(time_left, turn).await {
             Ok(turn) => turn.map_err(|_| TurnError::Suspended),
             Err(_) => Err(TurnError::Late(self.late_error(&self.gate, service, &call, observer))),
@@ -88,7 +93,7 @@ impl Fetcher {
         service: Service,
         call: GateCall,
         half_close: Option<&HalfClose>,
-        observer: &Observer,
+        (catalogue, observer): (&Catalogue, &Observer),
     ) -> Result<Turn, Suspended> {
         let try_key = |signed: &VerifiedRequest| {
             let permit = self.key_breaker.try_enter(&signed.key, service);
@@ -107,9 +112,40 @@ impl Fetcher {
                 None => gate.enter(service, call.clone()).await,
             };
             let Some(signed) = signed else { return Ok((None, permit)) };
-            if let Some(key_permit) = try_key(signed)? {
-                return Ok((Some(key_permit), permit));
+            let Some(key_permit) = try_key(signed)? else { continue };
+            match self.try_for_all(&signed.key, key_permit, service, (catalogue, observer)).await {
+                Ok(key_turn) => return Ok((Some(key_turn), permit)),
+                Err(key_permit) => {
+                    drop(permit);
+                    // Until then no other request looks for the end of the trial.
+                    sleep(key_trial::PAUSE).await;
+                    drop(key_permit);
+                }
             }
+        }
+    }
+
+    /// Takes the lease for a trial, if the call is one. With an error it must not be sent now: another gateway makes a trial,
+    /// or the key has been suspended meanwhile.
+    pub(super) async fn try_for_all(
+        &self,
+        key: &AccessKey,
+        mut permit: KeyPermit,
+        service: Service,
+        (catalogue, observer): (&Catalogue, &Observer),
+    ) -> Result<KeyTurn, KeyPermit> {
+        let Some(trials) = self.key_trials.as_ref().filter(|_| permit.is_trial()) else {
+            return Ok(KeyTurn { permit, trial: None });
+        };
+        let (trier, shown) = trials.begin(key.id(), service, catalogue).await;
+        if let Some((news, at)) = shown {
+            self.key_changed(&self.key_breaker.told(&news, key_breaker::own_upstream(service), at), observer);
+        }
+        let may_send = permit.renew();
+        match trier {
+            Trier::This(trial) if may_send => Ok(KeyTurn { trial: permit.is_trial().then_some(trial), permit }),
+            Trier::Anyone if may_send => Ok(KeyTurn { permit, trial: None }),
+            Trier::This(_) | Trier::Another | Trier::Anyone => Err(permit),
         }
     }
 
@@ -207,18 +243,21 @@ impl Fetcher {
     /// refused it.
     pub(super) fn signature_ended(
         &self,
-        key_permit: KeyPermit,
+        KeyTurn { permit, trial }: KeyTurn,
         outcome: SignatureOutcome,
         is_client_accepted: bool,
         catalogue: &Catalogue,
         observer: &Observer,
     ) {
         let mut change = if outcome == SignatureOutcome::Accepted && is_client_accepted {
-            key_permit.accepted_for_client()
+            permit.accepted_for_client()
         } else {
-            key_permit.ended(outcome)
+            permit.ended(outcome)
         };
         if let Some((own_upstream, news)) = change.news.take() {
+            if let (Some(trials), Some(trial)) = (&self.key_trials, trial) {
+                trials.end(trial, &news);
+            }
             self.hints.tell(|| Hint::access_key(own_upstream, news, catalogue));
         }
         self.key_changed(&change, observer);

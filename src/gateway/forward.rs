@@ -18,6 +18,7 @@ use super::caller_class::accepts_caller;
 use super::denial::apply_denial;
 use super::fetcher::Fetcher;
 use super::invalidate::UnsafeRequest;
+use super::key_trial::KeyTurn;
 use super::memory::Memory;
 use super::observer::Observer;
 use super::pacing;
@@ -37,7 +38,7 @@ use crate::stream::{StreamBody, peek, stream};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
 use crate::upstream::gate::{CallKind, Class, GateCall, Permit};
-use crate::upstream::key_breaker::{KeyPermit, SignatureOutcome};
+use crate::upstream::key_breaker::SignatureOutcome;
 use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError, is_refusal};
 
 /// The memory of a relayed request in flight, in bytes: the parts of its body and its response that were read and not
@@ -134,7 +135,7 @@ impl Forwarder {
                 return Err(RequestError::SignatureBoundToGateway);
             }
         }
-        let (key_permit, mut permit, buffers) =
+        let (key_turn, mut permit, buffers) =
             self.wait_for_turn(client_identity, signed, service, caller_scope.as_ref(), kind).await?;
         // The upload can go on after the response has ended.
         let body = if body.is_end_stream() { body } else { charged(body, Arc::clone(&buffers)) };
@@ -151,7 +152,7 @@ impl Forwarder {
         let permit_and_buffers = (permit, buffers);
         let can_make_known =
             caller.filter(|_| accepts_caller(&client_identity.active, &head, StatusCode::OK)).is_some();
-        let (result, (mut permit, buffers)) = match (&key_permit, &unsafe_request) {
+        let (result, (mut permit, buffers)) = match (&key_turn, &unsafe_request) {
             (None, None) => (
                 self.relayed(
                     &client_identity.active,
@@ -170,7 +171,7 @@ impl Forwarder {
                 let (this, active, account) =
                     (self.clone(), Arc::clone(&client_identity.active), client_identity.account.clone());
                 let task = tokio::spawn(async move {
-                    let held = (pending_grant, key_permit, &permit_and_buffers.0);
+                    let held = (pending_grant, key_turn, &permit_and_buffers.0);
                     let result = this.relayed(&active, service, &account, held, &head, body).await;
                     (invalidate_after(unsafe_request, result).await, permit_and_buffers)
                 });
@@ -205,7 +206,7 @@ impl Forwarder {
         active: &ActiveConfig,
         service: Service,
         account: &Account,
-        (mut pending_grant, key_permit, permit): (Option<PendingGrant>, Option<KeyPermit>, &Permit),
+        (mut pending_grant, key_turn, permit): (Option<PendingGrant>, Option<KeyTurn>, &Permit),
         head: &Parts,
         body: StreamBody,
     ) -> Result<Response<StreamBody>, UpstreamError> {
@@ -232,7 +233,7 @@ impl Forwarder {
         let is_error = status.is_client_error() || status.is_server_error();
         let concerns_grants = status == StatusCode::UNAUTHORIZED && pending_grant.is_some();
         let is_throttled = status == StatusCode::TOO_MANY_REQUESTS;
-        let (beginning, response) = if is_error && key_permit.is_some() || concerns_grants || is_throttled {
+        let (beginning, response) = if is_error && key_turn.is_some() || concerns_grants || is_throttled {
             let (head, body) = response.into_parts();
             let (beginning, body) = peek(body, MAX_PEEK, PEEK_TIMEOUT).await;
             (beginning, Response::from_parts(head, body))
@@ -244,10 +245,10 @@ impl Forwarder {
         pacing::learn(&self.fetcher, permit, &known, &active.catalogue, &self.observer, &self.clock);
         let (head, beginning) = known.into_parts();
         let response = Response::from_parts(head, body);
-        if let Some(key_permit) = key_permit {
+        if let Some(key_turn) = key_turn {
             let outcome = SignatureOutcome::of(status, &beginning);
             let is_accepted = !is_refusal(status);
-            self.fetcher.signature_ended(key_permit, outcome, is_accepted, &active.catalogue, &self.observer);
+            self.fetcher.signature_ended(key_turn, outcome, is_accepted, &active.catalogue, &self.observer);
         }
         if let Some(pending_grant) = pending_grant.filter(denies) {
             let by = RefusedBy::of(&beginning);
@@ -273,31 +274,32 @@ impl Forwarder {
         service: Service,
         caller_scope: Option<&CallerScope>,
         kind: CallKind,
-    ) -> Result<(Option<KeyPermit>, Permit, Arc<Charge>), RequestError> {
+    ) -> Result<(Option<KeyTurn>, Permit, Arc<Charge>), RequestError> {
         let caller = client_identity.caller();
         let class = self.memory.class(caller, caller_scope, self.clock.now());
         let api = caller_scope.map(|caller_scope| Arc::clone(&caller_scope.scope.operation().name));
         let max_wait = client_identity.active.answer_timeout;
         let call = GateCall { client: client_identity.client, class, caller, api, kind, max_wait };
         let (gate, half_close) = (&self.fetcher.relay_gate, &client_identity.half_close);
+        let parts = (&client_identity.active.catalogue, &*self.observer);
         let mut timeout_error = None;
         let turn = async {
-            let turn = self.fetcher.enter(gate, signed, service, call.clone(), Some(half_close), &self.observer).await;
-            let (key_permit, permit) = turn.map_err(|_| RequestError::Signature(SignatureRejection::Suspended))?;
+            let turn = self.fetcher.enter(gate, signed, service, call.clone(), Some(half_close), parts).await;
+            let (key_turn, permit) = turn.map_err(|_| RequestError::Signature(SignatureRejection::Suspended))?;
             if let Some(buffers) = client_identity.account.try_charge(Purpose::Responses, RELAY_SIZE) {
-                return Ok((key_permit, permit, Arc::new(buffers)));
+                return Ok((key_turn, permit, Arc::new(buffers)));
             }
             // Other requests wait for the permits, so this one gives them back while it waits for memory.
-            drop((key_permit, permit));
+            drop((key_turn, permit));
             if class == Class::Unknown {
                 return Err(RequestError::NoMemory);
             }
             timeout_error = Some(RequestError::NoMemory);
-            let turn = self.fetcher.enter(gate, signed, service, call.clone(), Some(half_close), &self.observer);
+            let turn = self.fetcher.enter(gate, signed, service, call.clone(), Some(half_close), parts);
             let both = client_identity.account.wait_and(Purpose::Responses, RELAY_SIZE, turn).await;
             let (buffers, turn) = both.ok_or(RequestError::NoMemory)?;
-            let (key_permit, permit) = turn.map_err(|_| RequestError::Signature(SignatureRejection::Suspended))?;
-            Ok((key_permit, permit, Arc::new(buffers)))
+            let (key_turn, permit) = turn.map_err(|_| RequestError::Signature(SignatureRejection::Suspended))?;
+            Ok((key_turn, permit, Arc::new(buffers)))
         };
         let late = || RequestError::Upstream(self.fetcher.late_error(gate, service, &call, &self.observer));
         timeout(max_wait, turn).await.unwrap_or_else(|_| Err(timeout_error.unwrap_or_else(late)))

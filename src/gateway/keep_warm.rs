@@ -233,14 +233,23 @@ impl Gateway {
         let key_permit = self.fetcher.key_breaker.enter_without_trial(&key.key, service).filter(|_| is_needed);
         let Lookup { caller_scope, key: request_key, .. } = &*request.lookup;
         let cache_key = self.memory.store.cache_key(request_key, caller_scope.caller).of(caller_scope.caller);
-        let begun = key_permit
-            .and_then(|key_permit| Some((key_permit, prove::begin_alone(&self.fetcher, request, &cache_key)?)));
-        let Some((key_permit, LoneCall { mut waiter, leader, proof })) = begun else {
+        let catalogue = &request.active.catalogue;
+        let key_turn = match key_permit {
+            Some(key_permit) => {
+                let turn = self.fetcher.try_for_all(&key.key, key_permit, service, (catalogue, &self.observer)).await;
+                // Another gateway may have told a refusal.
+                turn.ok().filter(|_| self.fetcher.key_breaker.for_keep_warm(&key.key, service, false).1)
+            }
+            None => None,
+        };
+        let begun =
+            key_turn.and_then(|key_turn| Some((key_turn, prove::begin_alone(&self.fetcher, request, &cache_key)?)));
+        let Some((key_turn, LoneCall { mut waiter, leader, proof })) = begun else {
             return CallResult::NotSent;
         };
         let fetch =
             NewFetch { leader, cache_key, purpose: FetchPurpose::KeepWarm, proof: Some(proof), throttled: None };
-        self.start_own_fetch(fetch, request, (Some(key_permit), permit));
+        self.start_own_fetch(fetch, request, (Some(key_turn), permit));
         let outcome = waiter.final_result().await;
         self.warm_result(&key, request, outcome.map(|outcome| outcome.result))
     }

@@ -15,7 +15,7 @@ use super::fetch_result::{AdditionalCallReason, FetchPurpose};
 use super::look_up::LookupResult;
 use super::memory::Memory;
 use super::observer::Observer;
-use super::tier::{Tier, Written, entry_context, grant_context, service_of};
+use super::tier::{Tier, entry_context, grant_context, passed_since, service_of, written};
 use crate::budget::Purpose;
 use crate::cache::grants::GrantState;
 use crate::cache::record::{self, DecodedEntry};
@@ -27,9 +27,6 @@ use crate::seal::{self, Unreadable};
 
 /// The largest part of a sealed record besides its body, in bytes.
 pub(super) const MAX_RECORD_HEAD: usize = record::MAX_HEAD + seal::OVERHEAD;
-
-/// By how much clocks of two machines may differ.
-const MAX_SKEW: Duration = Duration::from_secs(5);
 
 /// What a fetch has to do with the tier.
 pub(super) struct TierUse {
@@ -247,25 +244,6 @@ impl Tier {
         }
         lease
     }
-}
-
-/// When a record is written, by the clocks of this process, the machine and the tier. `None` if the wall clock shows a time
-/// before 1970.
-fn written(ticket: &Ticket, clock: &Clock) -> Option<(Instant, Written)> {
-    // In this order: if the machine is suspended between the two, ages are too high, not too low.
-    let moment = clock.moment()?;
-    let now = clock.now();
-    Some((now, Written { moment, tier: ticket.time + now.saturating_duration_since(ticket.drawn) }))
-}
-
-/// The time since a record was written, at least. `None` if it seems to be from the future.
-fn passed_since(written: &Written, time: Duration, clock: &Clock) -> Option<Duration> {
-    let on_tier = match time.checked_sub(written.tier) {
-        Some(passed) => passed,
-        // Not from the future.
-        None => MAX_SKEW.checked_sub(written.tier - time).map(|_| Duration::ZERO)?,
-    };
-    Some(written.moment.until(&clock.moment()?)?.max(on_tier))
 }
 
 /// The name of the lease for a call: a call beside or after another one of its key has another one.

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,10 +17,10 @@ use super::message::Message;
 use super::scope_record::{ScopeRecord, operation_meaning, scope_meaning};
 use crate::cache::grants::CallerScope;
 use crate::cache::record;
-use crate::cache::second_tier::{Name, Notice, NoticeKind, Order, Place, SecondTier};
+use crate::cache::second_tier::{Lease, Name, Notice, NoticeKind, Order, Place, SecondTier, Ticket};
 use crate::cache::store::{PrivateName, PurgeSelection};
 use crate::catalogue::{Operation, Origin, Service};
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::config::fleet::FleetConfig;
 use crate::fleet::{Extent, FleetSecret};
 use crate::random::Random;
@@ -30,6 +30,9 @@ use crate::seal::{Sealer, Unreadable};
 
 /// How long a request waits for a second tier at most.
 pub(super) const LONGEST_LOOK_UP: Duration = Duration::from_millis(8);
+
+/// By how much clocks of two machines may differ.
+const MAX_SKEW: Duration = Duration::from_secs(5);
 
 /// A second tier, and the key to its records.
 pub(super) struct Tier {
@@ -61,6 +64,29 @@ pub(super) struct Written {
     pub(super) moment: Moment,
     /// What the clock of the tier showed, as the time since 1970.
     pub(super) tier: Duration,
+}
+
+/// A lease. It is released when this is dropped.
+pub(super) struct HeldLease {
+    lease: Option<Lease>,
+    store: Arc<dyn SecondTier>,
+}
+
+impl HeldLease {
+    pub(super) fn new(lease: Lease, store: &Arc<dyn SecondTier>) -> Self {
+        Self { lease: Some(lease), store: Arc::clone(store) }
+    }
+
+    /// The lease, which somebody else releases.
+    pub(super) fn take(&mut self) -> Option<Lease> {
+        self.lease.take()
+    }
+}
+
+impl Drop for HeldLease {
+    fn drop(&mut self) {
+        self.lease.take().into_iter().for_each(|lease| self.store.release(lease, None));
+    }
 }
 
 impl Tier {
@@ -214,6 +240,14 @@ impl Names {
         Place { record: self.grant(caller_scope), sets }
     }
 
+    /// The place of what trials of an access key have shown, and the name of the lease for a trial. `own_upstream`: the name
+    /// of the service if it is an operator's own upstream.
+    pub(super) fn access_key_place(&self, id: &str, own_upstream: Option<&str>) -> Place {
+        let own_upstream = own_upstream.unwrap_or_default();
+        let parts = [&(id.len() as u64).to_le_bytes()[..], id.as_bytes(), own_upstream.as_bytes()].concat();
+        Place { record: self.sealer.name("access key", &parts), sets: Box::default() }
+    }
+
     /// A name that exists if a gateway has a grant of the caller in the service.
     pub(super) fn marker(&self, caller: Caller, service: &str) -> Name {
         self.sealer.name("known in", &of_service(caller, service))
@@ -285,6 +319,25 @@ impl Names {
     }
 }
 
+/// When a record is written, by the clocks of this process, the machine and the tier. `None` if the wall clock shows a time
+/// before 1970.
+pub(super) fn written(ticket: &Ticket, clock: &Clock) -> Option<(Instant, Written)> {
+    // In this order: if the machine is suspended between the two, ages are too high, not too low.
+    let moment = clock.moment()?;
+    let now = clock.now();
+    Some((now, Written { moment, tier: ticket.time + now.saturating_duration_since(ticket.drawn) }))
+}
+
+/// The time since a record was written, at least. `None` if it seems to be from the future.
+pub(super) fn passed_since(written: &Written, time: Duration, clock: &Clock) -> Option<Duration> {
+    let on_tier = match time.checked_sub(written.tier) {
+        Some(passed) => passed,
+        // Not from the future.
+        None => MAX_SKEW.checked_sub(written.tier - time).map(|_| Duration::ZERO)?,
+    };
+    Some(written.moment.until(&clock.moment()?)?.max(on_tier))
+}
+
 fn in_scope(CallerScope { caller, scope }: &CallerScope) -> Vec<u8> {
     [&caller.to_sealed()[..], &record::scope_name(scope)].concat()
 }
@@ -310,6 +363,11 @@ pub(super) fn entry_context(key: &RequestKey, Order { incarnation, number }: Ord
 /// The same for a grant.
 pub(super) fn grant_context(caller_scope: &CallerScope, Order { incarnation, number }: Order) -> Vec<u8> {
     [&b"grant"[..], &incarnation, &number.to_le_bytes(), &in_scope(caller_scope)].concat()
+}
+
+/// The same for what trials of an access key have shown.
+pub(super) fn access_key_context(place: &Place, Order { incarnation, number }: Order) -> Vec<u8> {
+    [&b"access key"[..], &incarnation, &number.to_le_bytes(), &place.record].concat()
 }
 
 fn notice_context(voids: Option<Name>) -> Vec<u8> {

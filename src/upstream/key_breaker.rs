@@ -14,8 +14,10 @@
 //! at a time under way with a secret that upstream has not accepted. After a suspension the gateways try the key one after
 //! the other, those without refusals first: the clock of one machine may be wrong.
 //!
-//! What remains: each gateway may send a call before it knows of a refusal of another one. So all of them may send one
-//! while two refusals are known. Two or three gateways that tell each other do not lock a key, but more can.
+//! While the engine of a fleet can be used, one call at a time tries a secret for all gateways (`gateway/key_trial.rs`).
+//! Otherwise each gateway may send a call before it knows of a refusal of another one. So all of them may send one while
+//! two refusals are known. Two or three gateways that tell each other do not lock a key then, but more can. The same holds
+//! for the calls that are under way with a secret that upstream has accepted until then.
 
 mod key_state;
 mod refusals;
@@ -242,6 +244,23 @@ pub(crate) fn own_upstream(service: Service) -> Option<Service> {
 }
 
 impl KeyPermit {
+    /// Whether nobody knows that upstream accepts the secret.
+    pub(crate) fn is_trial(&self) -> bool {
+        let key_states = self.key_breaker.key_states();
+        key_states.get(&self.key_id).is_none_or(|key_state| key_state.accepted != Some(self.fingerprint))
+    }
+
+    /// The call has not been sent yet, and other gateways may have told something since the permit was issued. Returns
+    /// whether it may be sent now.
+    pub(crate) fn renew(&mut self) -> bool {
+        let key_states = self.key_breaker.key_states();
+        let Some(key_state) = key_states.get(&self.key_id) else { return false };
+        self.refusals = key_state.refusals;
+        let admission =
+            key_state.admission(&self.fingerprint, self.key_breaker.process.is_some(), self.key_breaker.clock.now());
+        !matches!(admission, Admission::Suspended)
+    }
+
     /// Records that upstream has accepted the call, which was a client's.
     pub(crate) fn accepted_for_client(self) -> KeyChange {
         let is_awaited = self.key_breaker.key_states().get_mut(&self.key_id).is_some_and(|key_state| {
@@ -258,20 +277,18 @@ impl KeyPermit {
         let mut key_states = self.key_breaker.key_states();
         let Some(key_state) = key_states.get_mut(&self.key_id) else { return KeyChange::default() };
         let mut change = KeyChange::default();
-        let refusals = match outcome {
+        let is_news = match outcome {
             // An acceptance does not cancel refusals that arrived after this call was sent.
-            SignatureOutcome::Accepted if key_state.refusals == self.refusals => {
-                key_state.accepted(self.fingerprint).then(|| key_state.consecutive.latest())
-            }
-            SignatureOutcome::Accepted | SignatureOutcome::Unknown => None,
+            SignatureOutcome::Accepted => key_state.refusals == self.refusals && key_state.accepted(self.fingerprint),
+            SignatureOutcome::Unknown => false,
             SignatureOutcome::Refused => {
-                let number = key_state.refused(self.fingerprint, now);
+                key_state.refused(self.fingerprint, now);
                 change.suspended = (key_state.in_a_row() >= MAX_REFUSALS).then(|| key_state.suspended(&self.key_id.0));
-                self.key_breaker.process.map(|process| vec![(process, number)])
+                true
             }
         };
-        change.news = refusals.filter(|_| self.key_breaker.process.is_some()).map(|refusals| {
-            let is_accepted = outcome == SignatureOutcome::Accepted;
+        change.news = (is_news && self.key_breaker.process.is_some()).then(|| {
+            let (is_accepted, refusals) = (outcome == SignatureOutcome::Accepted, key_state.consecutive.known());
             let (access_key, own_upstream) = self.key_id.clone();
             (own_upstream, KeyNews { access_key, fingerprint: self.fingerprint, is_accepted, refusals })
         });
@@ -288,5 +305,7 @@ impl Drop for KeyPermit {
     }
 }
 
+#[cfg(test)]
+mod fleet_tests;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use redis::Value;
 
-use super::{Fault, Fresh, LAST_TICKET, OF_PROCESS, PREFIX, UNSHARED};
+use super::{Fault, Fresh, LAST_TICKET, LEASE, OF_PROCESS, PREFIX, UNSHARED, millis};
 use crate::cache::second_tier::{Incarnation, Lease, LeaseState, LookUp, LookedUp, Name, Order, Place, Ticket};
 
 /// What a look-up has asked for.
@@ -30,7 +30,7 @@ impl Wanted<'_> {
     ) -> Result<LookedUp, Fault> {
         let places = self.look_up.places;
         let (of_lease, of_records) =
-            (2 * usize::from(self.lease.is_some()), places.len() * usize::from(self.look_up.wants_records));
+            (3 * usize::from(self.lease.is_some()), places.len() * usize::from(self.look_up.wants_records));
         if replies.len() != of_lease + of_records + 5 {
             return Err(Fault::Reply);
         }
@@ -90,18 +90,21 @@ impl Wanted<'_> {
     }
 }
 
-/// A lease that was asked for, from the replies to SET and GET.
+/// A lease that was asked for, from the replies to SET, GET and PTTL.
 fn read_lease(wanted: Lease, replies: &[Value]) -> LeaseState {
     match replies {
-        [Value::Okay, _] => LeaseState::Held(wanted),
-        [Value::SimpleString(done), _] if done == "OK" => LeaseState::Held(wanted),
-        [Value::Nil, held] => match text(held) {
-            Some(UNSHARED) => LeaseState::Unshared,
-            // Another call of this process must not be waited for here: that is what flights are for.
-            Some(held) if held.starts_with(&wanted.holder[..OF_PROCESS]) => LeaseState::None,
-            // Without a holder, it has ended between the two commands.
-            Some(_) | None => LeaseState::Elsewhere,
+        [Value::Okay, _, _] => LeaseState::Held(wanted),
+        [Value::SimpleString(done), _, _] if done == "OK" => LeaseState::Held(wanted),
+        // It has ended between the commands.
+        [Value::Nil, Value::Nil, _] | [Value::Nil, Value::BulkString(_), Value::Int(-2)] => LeaseState::Elsewhere,
+        [Value::Nil, Value::BulkString(held), Value::Int(left)] => match &held[..] {
+            UNSHARED => LeaseState::Unshared,
+            held if held.starts_with(&wanted.holder[..OF_PROCESS]) => LeaseState::Here,
+            // No gateway has given it so long, or for ever. It might never end.
+            _ if u64::try_from(*left).map_or(true, |left| left > millis(LEASE)) => LeaseState::None,
+            _ => LeaseState::Elsewhere,
         },
+        // Also if the key is no lease.
         _ => LeaseState::None,
     }
 }
@@ -278,19 +281,21 @@ pub(in crate::fleet) fn read_deleted(reply: &Value) -> Result<(), Fault> {
     }
 }
 
-/// For each name, whether another gateway knows it: there is a record, or a lease with another holder than `own`.
+/// For each name, whether another gateway knows it: there is a record, or a lease with another holder than `own`. Or an
+/// error that concerns this name alone.
 ///
 /// # Errors
-/// If a reply is an error, or none of these commands.
-pub(in crate::fleet) fn read_known(replies: &[Value], own: Incarnation) -> Result<Vec<bool>, Fault> {
+/// If a reply is an error that concerns the connection, or no reply to these commands.
+pub(in crate::fleet) fn read_known(replies: &[Value], own: Incarnation) -> Result<Vec<Result<bool, Fault>>, Fault> {
+    first_fault(replies)?;
     let (pairs, rest) = replies.as_chunks::<2>();
     if !rest.is_empty() {
         return Err(Fault::Reply);
     }
     let is_known = |pair: &[Value; 2]| match pair {
-        [Value::ServerError(error), _] | [_, Value::ServerError(error)] => Err(Fault::of_server(error)),
+        [Value::ServerError(error), _] | [_, Value::ServerError(error)] => Ok(Err(Fault::of_server(error))),
         [Value::Int(records), Value::BulkString(holder)] => {
-            Ok(*records > 0 || !holder.is_empty() && **holder != own[..OF_PROCESS])
+            Ok(Ok(*records > 0 || !holder.is_empty() && **holder != own[..OF_PROCESS]))
         }
         _ => Err(Fault::Reply),
     };

@@ -154,15 +154,20 @@ fn a_lease_is_held_here_or_elsewhere_or_the_last_call_had_no_response_for_others
     let look_up = LookUp { places: &places, wants_records: false, lease: Some(LEASE_OF_ALL.name) };
     let wanted = Wanted { look_up, lease: Some(LEASE_OF_ALL), fresh: FRESH, max_record: 100 };
     let full = || error("OOM command not allowed when used memory > 'maxmemory'.");
-    for (set, held, expected) in [
-        (Value::Okay, bulk(&[5; 16]), LeaseState::Held(LEASE_OF_ALL)),
-        (Value::Nil, bulk(&[6; 16]), LeaseState::Elsewhere),
-        (Value::Nil, bulk(&[[5; 8], [6; 8]].concat()), LeaseState::None),
-        (Value::Nil, Value::Nil, LeaseState::Elsewhere),
-        (Value::Nil, bulk(b"-"), LeaseState::Unshared),
-        (full(), Value::Nil, LeaseState::None),
+    for (set, held, left, expected) in [
+        (Value::Okay, bulk(&[5; 16]), 1000, LeaseState::Held(LEASE_OF_ALL)),
+        (Value::Nil, bulk(&[6; 16]), 1000, LeaseState::Elsewhere),
+        (Value::Nil, bulk(&[6; 16]), 0, LeaseState::Elsewhere),
+        (Value::Nil, bulk(&[6; 16]), -2, LeaseState::Elsewhere),
+        (Value::Nil, bulk(&[6; 16]), -1, LeaseState::None),
+        (Value::Nil, bulk(&[6; 16]), 1001, LeaseState::None),
+        (Value::Nil, bulk(&[[5; 8], [6; 8]].concat()), 1000, LeaseState::Here),
+        (Value::Nil, Value::Nil, -2, LeaseState::Elsewhere),
+        (Value::Nil, bulk(b"-"), 60_000, LeaseState::Unshared),
+        (Value::Nil, error("WRONGTYPE Operation against a key"), -1, LeaseState::None),
+        (full(), Value::Nil, -2, LeaseState::None),
     ] {
-        let mut all = vec![set, held];
+        let mut all = vec![set, held, Value::Int(left)];
         all.extend(replies().split_off(1));
         let looked_up = wanted.read(all, Clock::System.now(), 3).unwrap();
         assert_eq!((looked_up.lease, looked_up.records), (expected, vec![None]));
@@ -258,13 +263,17 @@ fn a_told_notice_has_a_ticket() {
 fn a_caller_is_known_by_a_record_or_by_the_lease_of_another_process() {
     let own = [[1; OF_PROCESS], [0; OF_PROCESS]].concat().try_into().unwrap();
     let read =
-        |records: i64, holder: &[u8]| read_known(&[Value::Int(records), bulk(holder)], own).map(|known| known[0]);
+        |records: i64, holder: &[u8]| read_known(&[Value::Int(records), bulk(holder)], own).and_then(|known| known[0]);
     assert_eq!(read(0, b""), Ok(false));
     assert_eq!(read(1, b""), Ok(true));
     assert_eq!(read(0, &[1; OF_PROCESS]), Ok(false), "its own lease");
     assert_eq!(read(1, &[1; OF_PROCESS]), Ok(true));
     assert_eq!(read(0, &[2; OF_PROCESS]), Ok(true));
     assert_eq!(read(0, b"-"), Ok(true), "a call of another one has ended without a response for others");
+    let no_lease = error("WRONGTYPE Operation against a key");
+    let of_two = [Value::Int(0), no_lease, Value::Int(0), bulk(b"")];
+    assert_eq!(read_known(&of_two, own), Ok(vec![Err(Fault::Error), Ok(false)]));
+    assert_eq!(read_known(&[Value::Int(0), error("NOPERM no")], own), Err(Fault::Denied));
     assert_eq!(read_known(&[Value::Int(0)], own), Err(Fault::Reply));
     assert_eq!(read_known(&[bulk(b""), Value::Int(0)], own), Err(Fault::Reply));
 }

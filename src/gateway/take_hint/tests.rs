@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+use super::super::key_trial::KeyTurn;
 use super::*;
 use crate::budget::Charge;
 use crate::cache::lifetime::ResponseTimes;
@@ -278,7 +279,13 @@ fn refusals_of_an_access_key_are_told_for_the_upstream_that_counts_them() {
         assert!(!other.gateway.fetcher.key_breaker.is_suspended(&key, Service::AppStream));
         let permit = one.gateway.fetcher.key_breaker.try_enter(&key, Service::Workspace).unwrap().unwrap();
         let (fetcher, observer) = (&one.gateway.fetcher, &one.gateway.observer);
-        fetcher.signature_ended(permit, SignatureOutcome::Refused, false, &active.catalogue, observer);
+        fetcher.signature_ended(
+            KeyTurn { permit, trial: None },
+            SignatureOutcome::Refused,
+            false,
+            &active.catalogue,
+            observer,
+        );
         let told = one.told();
         assert_eq!(told.len(), 1);
         assert_eq!(format!("{:?}", told[0].1), "Hint::AccessKey(…)", "the id is not shown");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::refusals::{ProcessId, Refusals};
+use super::refusals::{OfProcess, ProcessId, Refusals};
 use crate::catalogue::Service;
 
 /// How many consecutive refusals suspend a key.
@@ -34,8 +34,8 @@ pub(crate) struct KeyNews {
     pub(super) access_key: String,
     pub(super) fingerprint: SecretFingerprint,
     pub(super) is_accepted: bool,
-    /// A refusal: of the process that tells it, by number. An acceptance: those that were known when the call was sent.
-    pub(super) refusals: Vec<(ProcessId, u64)>,
+    /// All that are known: by a refusal, which is that of the first process; or when the accepted call was sent.
+    pub(super) refusals: Vec<OfProcess>,
 }
 
 /// What the end of a call has changed.
@@ -134,12 +134,12 @@ impl KeyState {
         self.accepted.as_ref() == Some(fingerprint) || self.in_a_row() == 0
     }
 
-    /// Upstream has refused a call of this gateway. Returns the number of the refusal.
-    pub(super) fn refused(&mut self, fingerprint: SecretFingerprint, now: Instant) -> u64 {
+    /// Upstream has refused a call of this gateway.
+    pub(super) fn refused(&mut self, fingerprint: SecretFingerprint, now: Instant) {
         self.add_refused(fingerprint);
         self.refusals += 1;
         self.last_refusal = Some(now);
-        self.consecutive.add_own()
+        self.consecutive.add_own();
     }
 
     fn add_refused(&mut self, fingerprint: SecretFingerprint) {
@@ -185,16 +185,14 @@ impl KeyState {
             }
             return change;
         }
-        for (process, number) in news.refusals.iter().take(1) {
-            let (new, counts) = self.consecutive.told_refusal(*process, *number);
-            if counts {
-                self.add_refused(news.fingerprint);
-            }
-            if new > 0 {
-                self.refusals = self.refusals.saturating_add(new);
-                self.last_refusal = self.last_refusal.max(Some(at));
-                change.suspended = (self.in_a_row() >= MAX_REFUSALS).then(|| self.suspended(&news.access_key));
-            }
+        let (new, counts) = self.consecutive.told_refusal(&news.refusals);
+        if counts {
+            self.add_refused(news.fingerprint);
+        }
+        if new > 0 {
+            self.refusals = self.refusals.saturating_add(new);
+            self.last_refusal = self.last_refusal.max(Some(at));
+            change.suspended = (self.in_a_row() >= MAX_REFUSALS).then(|| self.suspended(&news.access_key));
         }
         change
     }
@@ -203,5 +201,9 @@ impl KeyState {
 impl KeyNews {
     pub(crate) fn access_key(&self) -> &str {
         &self.access_key
+    }
+
+    pub(crate) fn is_accepted(&self) -> bool {
+        self.is_accepted
     }
 }

@@ -5,16 +5,21 @@
 
 use std::iter;
 
+use serde::{Deserialize, Serialize};
+
 /// A random number that a process draws when it starts.
 pub(crate) type ProcessId = u64;
 
 /// The most processes that are remembered for a key.
 const MAX_PROCESSES: usize = 64;
+/// The most that a gateway can tell: these, and itself.
+const MAX_TOLD: usize = MAX_PROCESSES + 1;
 /// The places of gateways without a refusal that counts. The others come after them.
 pub(super) const PLACES: u32 = 8;
 
-#[derive(Clone, Copy, Debug)]
-struct OfProcess {
+/// The refusals of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OfProcess {
     process: ProcessId,
     latest: u64,
     ended: u64,
@@ -50,10 +55,9 @@ impl Refusals {
         u32::try_from(sum).unwrap_or(u32::MAX)
     }
 
-    /// Upstream has refused a call of this process. Returns the number of the refusal.
-    pub(super) fn add_own(&mut self) -> u64 {
+    /// Upstream has refused a call of this process.
+    pub(super) fn add_own(&mut self) {
         self.own.latest += 1;
-        self.own.latest
     }
 
     /// Upstream has accepted a call of this process that was sent after all known refusals.
@@ -61,31 +65,41 @@ impl Refusals {
         iter::once(&mut self.own).chain(&mut self.others).for_each(|it| it.ended = it.latest.max(it.ended));
     }
 
-    /// The latest refusal of each process.
-    pub(super) fn latest(&self) -> Vec<(ProcessId, u64)> {
-        self.all().filter(|it| it.latest > 0).map(|it| (it.process, it.latest)).collect()
+    /// What is known of each process, this one first.
+    pub(super) fn known(&self) -> Vec<OfProcess> {
+        self.all().filter(|it| it.latest > 0).copied().collect()
     }
 
-    /// A process has told its refusal with this number. Returns how many refusals are new, and whether this one counts.
-    pub(super) fn told_refusal(&mut self, process: ProcessId, number: u64) -> (u64, bool) {
-        let Some(known) = self.of(process) else { return (0, false) };
-        let new = number.saturating_sub(known.latest.max(known.ended));
-        known.latest = known.latest.max(number);
-        (new, number > known.ended)
+    /// Another gateway has told a refusal, and the others that it knows. Its own one is the first. Returns how many are new,
+    /// and whether its own one counts.
+    pub(super) fn told_refusal(&mut self, told: &[OfProcess]) -> (u64, bool) {
+        self.end(told.iter().map(|it| (it.process, it.ended)));
+        let (mut new, mut counts) = (0_u64, false);
+        for (index, OfProcess { process, latest, .. }) in told.iter().take(MAX_TOLD).enumerate() {
+            let Some(known) = self.of(*process) else { continue };
+            new = new.saturating_add(latest.saturating_sub(known.latest.max(known.ended)));
+            known.latest = known.latest.max(*latest);
+            counts |= index == 0 && *latest > known.ended;
+        }
+        (new, counts)
     }
 
     /// Another gateway has told that upstream has accepted a call which was sent after these refusals. Returns whether
     /// they are all that are known here.
-    pub(super) fn told_acceptance(&mut self, latest: &[(ProcessId, u64)]) -> bool {
-        for (process, number) in latest.iter().take(MAX_PROCESSES) {
-            let known = if *process == self.own.process { Some(&mut self.own) } else { self.of(*process) };
+    pub(super) fn told_acceptance(&mut self, told: &[OfProcess]) -> bool {
+        self.end(told.iter().map(|it| (it.process, it.latest)));
+        let is_named = |it: &OfProcess| told.iter().any(|told| told.process == it.process && told.latest >= it.latest);
+        self.all().filter(|it| it.latest > 0).all(is_named)
+    }
+
+    /// An acceptance has ended these refusals.
+    fn end(&mut self, ended: impl Iterator<Item = (ProcessId, u64)>) {
+        for (process, number) in ended.take(MAX_TOLD) {
+            let known = if process == self.own.process { Some(&mut self.own) } else { self.of(process) };
             if let Some(known) = known {
-                known.ended = known.ended.max(*number);
+                known.ended = known.ended.max(number);
             }
         }
-        let is_named =
-            |it: &OfProcess| latest.iter().any(|(process, number)| *process == it.process && *number >= it.latest);
-        self.all().filter(|it| it.latest > 0).all(is_named)
     }
 
     /// The place of this gateway among those that try a suspended key again, one after the other: first those without a

@@ -27,6 +27,8 @@ impl Driver {
             match given.kind {
                 RecordKind::Entry => self.take_over(given),
                 RecordKind::Grant => self.borrow(given),
+                // No request of the model is signed.
+                RecordKind::AccessKey => {}
             }
         }
         // With a proof that it has just got, a request asks again.
@@ -77,6 +79,7 @@ impl Driver {
                     }
                     self.proofs.insert(*record, proof);
                 }
+                RecordKind::AccessKey => return Err("PROPERTY: no request of the model is signed".to_owned()),
             }
         }
         Ok(())
