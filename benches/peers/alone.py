@@ -11,6 +11,7 @@ from field import Field
 from peers import LOAD_CPU, SERVER_CPU, Server, pinned, start
 from workloads import BODY, LISTS, LONG_BODY, TOKEN
 
+PROGRAMS, PEERS = ("wrk",), ("gateway",)
 FULL = 50 << 20
 STARTS = 20
 REQUESTS = load.Requests(LISTS, TOKEN)

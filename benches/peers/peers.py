@@ -112,6 +112,16 @@ PEERS = {
 }
 """How to start each server. The gateway is first, because some repeat its response."""
 
+PROGRAMS = {
+    "haproxy": ("haproxy",),
+    "nginx": ("nginx",),
+    "nginx plain": ("nginx",),
+    "varnish": ("varnishd",),
+    # To build it.
+    "pingora": ("cmake",),
+}
+"""What some of them need."""
+
 
 class Server:
     """A process that listens on a port. It is a context manager that stops the process at its end."""

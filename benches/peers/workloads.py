@@ -43,6 +43,13 @@ class Workload:
     mebibytes: int = 64
     """What each cache may take."""
 
+    def peers(self) -> tuple[str, ...]:
+        return tuple(row.peer for row in self.rows)
+
+    def programs(self) -> tuple[str, ...]:
+        """What loads the servers."""
+        return ("wrk",)
+
 
 def rows(peers, keys: int = 1, callers: int = 1) -> tuple[Row, ...]:
     return tuple(Row(peer, peer, keys, callers) for peer in ("gateway", *peers))
