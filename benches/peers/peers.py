@@ -93,7 +93,7 @@ def pingora(setup: Setup) -> list:
 
 
 def bare_hyper(setup: Setup) -> list:
-    return [SERVERS / "bare-hyper", f"127.0.0.1:{setup.port}", setup.answer]
+    return [SERVERS / "bare-hyper", f"127.0.0.1:{setup.port}", setup.answer, "http1"]
 
 
 def wire(setup: Setup) -> list:
