@@ -90,7 +90,7 @@ WORKLOADS = (
     many(TOKEN),
     many(SHORT_TOKEN),
     Workload("misses", "Misses: every key is new, token of 4,800 bytes, body of 600 bytes, 64 connections",
-             rows(PROXIES), asks_origin="afresh"),
+             rows(("nginx plain", "nginx", *PROXIES[1:])), asks_origin="afresh"),
     Workload("pass", "Pass-through: no product list, token of 4,800 bytes, body of 600 bytes, 64 connections",
              rows(PROXIES), path=ELSE, asks_origin="always"),
 )
