@@ -14,6 +14,9 @@ INSTALL = {
     "varnishd": "apt-get install varnish",
     "haproxy": "apt-get install haproxy",
     "wrk": "apt-get install wrk",
+    "h2load": "apt-get install nghttp2-client",
+    "nghttp": "apt-get install nghttp2-client",
+    "openssl": "apt-get install openssl",
     "cmake": "apt-get install cmake",
     "cc": "apt-get install gcc",
     "oha": "cargo install oha --locked",
@@ -23,6 +26,8 @@ VERSIONS = {
     "varnishd": ["varnishd", "-V"],
     "haproxy": ["haproxy", "-v"],
     "wrk": ["wrk", "-v"],
+    "h2load": ["h2load", "--version"],
+    "openssl": ["openssl", "version"],
     "oha": ["oha", "--version"],
     "cargo": ["cargo", "--version"],
 }
@@ -76,7 +81,7 @@ def versions(programs: set[str], peers: set[str]) -> dict[str, str]:
     kernel = os.uname()
     found["kernel"] = f"{kernel.sysname} {kernel.release}"
     lock = (HERE / "servers/Cargo.lock").read_text()
-    for crate in ["hyper", *{"pingora"} & peers]:
+    for crate in ["hyper", "h2", *{"pingora"} & peers]:
         found[crate] = re.search(rf'name = "{crate}"\nversion = "([^"]+)"', lock)[1]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     found["gateway"] = f"{GATEWAY.name} {commit.stdout.strip()}"
