@@ -11,6 +11,7 @@ from field import Field
 from peers import LOAD_CPU, SERVER_CPU, Server, pinned, start
 from workloads import BODY, LISTS, LONG_BODY, TOKEN
 
+PROGRAMS, PEERS = ("wrk",), ("gateway",)
 FULL = 50 << 20
 STARTS = 20
 REQUESTS = load.Requests(LISTS, TOKEN)
@@ -35,13 +36,17 @@ def memory() -> tuple[dict, dict, int]:
     with Field(LONG_BODY) as field:
         gateway = field.peer("gateway")
         with http_client.Client(gateway.port) as client:
-            client.get(f"{LISTS}?product_id=0", http_client.token(TOKEN, 0))
+            client.get(*request(0))
             idle = meter.memory(gateway.pid)
             for number in range(1, 2 * FULL // LONG_BODY):
-                client.get(f"{LISTS}?product_id={number}", http_client.token(TOKEN, 0))
+                client.get(*request(number))
                 if number % 20 == 0 and entries_bytes(gateway) >= FULL:
                     return idle, meter.memory(gateway.pid), entries_bytes(gateway)
     raise RuntimeError("the gateway doesn't hold what it should")
+
+
+def request(key: int) -> tuple[str, dict[str, str]]:
+    return f"{LISTS}?product_id={key}", {"X-Auth-Token": http_client.token(TOKEN, 0)}
 
 
 def entries_bytes(gateway: Server) -> int:
@@ -58,7 +63,7 @@ def start_to_answer() -> float:
         with start("gateway", field.setup("gateway")) as gateway:
             while True:
                 try:
-                    http_client.get(gateway.port, f"{LISTS}?product_id=0", http_client.token(TOKEN, 0))
+                    http_client.get(gateway.port, *request(0))
                     return time.perf_counter() - begun
                 except ConnectionRefusedError:
                     if time.perf_counter() - begun > 20:

@@ -9,13 +9,14 @@ from workloads import BODY, CACHES, LIMITS, LISTS, TOKEN
 
 TOOLS = {"paced": (load.paced, 0.5, "half"), "oha": (load.oha, 0.25, "a quarter")}
 """The load tools, and their share of that rate. With one core, oha itself is the bottleneck at half of the rate."""
+PROGRAMS, PEERS = ("wrk", "oha", "haproxy"), ("gateway", *CACHES, *LIMITS)
 CONNECTIONS = 64
 REQUESTS = load.Requests(LISTS, TOKEN)
 
 
 def measure(peers: list[str], rounds: int, seconds: int, say) -> dict[str, dict]:
     """For each tool: the rate, and the percentiles of each peer in each round."""
-    names = [name for name in ("gateway", *CACHES, *LIMITS) if name in peers]
+    names = [name for name in PEERS if name in peers]
     measured = {}
     with Field(BODY) as field:
         field.record(REQUESTS)

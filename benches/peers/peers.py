@@ -9,10 +9,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from protocols import HTTP1, Protocol
+from signed import AccessKey
+from workloads import SAME, SIGNED, TAGGED
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 GATEWAY = ROOT / "target/release/workspace-gateway"
 SERVERS = HERE / "servers/target/release"
+
+HAPROXY_RULES = {
+    # Otherwise its cache does not take part.
+    SIGNED: "http-request del-header Authorization",
+    # wrk waits for this many bytes after a 304, wrongly (RFC 9112 §6.3). The other servers leave the header out.
+    TAGGED: "http-after-response del-header Content-Length if { status 304 }",
+}
+"""What HAProxy needs for some requests."""
 
 SERVER_CPU, LOAD_CPU = {0}, {1}
 """The measured server has a core of its own. The load, the origin and this script share the other core."""
@@ -33,6 +45,11 @@ class Setup:
     """The size of its cache."""
     answer: Path
     """A file with the gateway's response, for servers that only repeat it."""
+    certificate: Path
+    """The folder of make_certificate, if the protocol has TLS."""
+    protocol: Protocol = HTTP1
+    access_keys: tuple[AccessKey, ...] = ()
+    heads: str = SAME
 
     def config(self, name: str) -> Path:
         """A copy of a file of configs/ with its @WORDS@ replaced."""
@@ -43,6 +60,9 @@ class Setup:
             "DIRECTORY": self.directory,
             "METRICS": self.port + 1,
             "ADMIN": self.port + 2,
+            "ACCESS_KEYS": "\n".join(key.config() for key in self.access_keys),
+            "HAPROXY_RULE": HAPROXY_RULES.get(self.heads, ""),
+            **self.protocol.words(self.certificate),
         }
         text = (HERE / "configs" / name).read_text()
         for word, value in words.items():
@@ -93,7 +113,8 @@ def pingora(setup: Setup) -> list:
 
 
 def bare_hyper(setup: Setup) -> list:
-    return [SERVERS / "bare-hyper", f"127.0.0.1:{setup.port}", setup.answer]
+    version = "http2" if setup.protocol.http2 else "http1"
+    return [SERVERS / "bare-hyper", f"127.0.0.1:{setup.port}", setup.answer, version]
 
 
 def wire(setup: Setup) -> list:
@@ -111,6 +132,16 @@ PEERS = {
     "wire": wire,
 }
 """How to start each server. The gateway is first, because some repeat its response."""
+
+PROGRAMS = {
+    "haproxy": ("haproxy",),
+    "nginx": ("nginx",),
+    "nginx plain": ("nginx",),
+    "varnish": ("varnishd",),
+    # To build it.
+    "pingora": ("cmake",),
+}
+"""What some of them need."""
 
 
 class Server:

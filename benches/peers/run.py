@@ -24,10 +24,14 @@ def main() -> None:
     options = arguments()
     # A signal that ends this script also ends the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    tools.check()
-    tools.build()
+    chosen = {workload.name: (workload.programs(), workload.peers()) for workload in WORKLOADS}
+    chosen |= {name: (module.PROGRAMS, module.PEERS) for name, module in OTHERS.items()}
+    chosen = {name: needs for name, needs in chosen.items() if name in options.only}
+    tools.check(chosen, options.peers)
+    programs, peers = tools.needed(chosen, options.peers)
+    tools.build(peers)
     os.sched_setaffinity(0, LOAD_CPU)
-    raw = {"versions": tools.versions()}
+    raw = {"versions": tools.versions(programs, peers)}
     print("\n".join(f"- {name}: {version}" for name, version in raw["versions"].items()), flush=True)
     for workload in WORKLOADS:
         if workload.name in options.only:

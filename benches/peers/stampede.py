@@ -7,6 +7,7 @@ from field import Field
 from peers import SERVERS, Server, free_port
 from workloads import BODY, LISTS, TOKEN
 
+PROGRAMS, PEERS = (), ("gateway",)
 CALLERS = 1_000
 REPEATS = 5
 """Stampedes in a round: each takes less than a second."""

@@ -50,15 +50,16 @@ def complaints(results: dict[str, list[dict]]) -> str:
 def closed_loop(title: str, results: dict[str, list[dict]]) -> str:
     """A workload: each row's medians, and how the first one stands to it."""
     first, base = next(iter(results.items()))
-    columns = ["", "requests per CPU-second", "requests/s", "p50", "p99", "RSS", f"{first} ÷ it"]
+    # h2load has no percentiles.
+    times = ("p50", "p99") if "p50" in base[0] else ("mean", "worst")
+    columns = ["", "requests per CPU-second", "requests/s", *times, "RSS", f"{first} ÷ it"]
     lines = []
     for label, rounds in results.items():
         lines.append([
             label,
             f"{middle(rounds, 'per_cpu_second'):,.0f}",
             f"{middle(rounds, 'rate'):,.0f}",
-            duration(middle(rounds, "p50")),
-            duration(middle(rounds, "p99")),
+            *(duration(middle(rounds, time)) for time in times),
             mebibytes(middle(rounds, "rss")),
             "" if label == first else spread(ratios(base, rounds, "per_cpu_second")),
         ])

@@ -1,5 +1,5 @@
-//! The origin of all proxies. It answers any request with a product list of a given size that is fresh for an hour,
-//! after the milliseconds in the query's `delay`. `/calls` returns the number of all other requests.
+//! The origin of all proxies. It answers any request with a product list of a given size that is fresh for an hour and
+//! has an entity tag, after the milliseconds in the query's `delay`. `/calls` returns the number of all other requests.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -54,6 +54,7 @@ async fn answer(
     let mut response = Response::new(Full::new(list));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
+    response.headers_mut().insert(ETAG, HeaderValue::from_static("\"0123456789abcdef\""));
     Ok(response)
 }
 
