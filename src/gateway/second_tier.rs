@@ -155,7 +155,7 @@ impl Tier {
         let now = clock.now();
         let proved = postcard::from_bytes::<Duration>(&record).ok().and_then(|proved_before| {
             let passed = passed_since(&written, time, clock)?;
-            now.checked_sub(passed)?.checked_sub(proved_before)
+            now.checked_sub(passed.longest)?.checked_sub(proved_before)
         });
         proved.is_some_and(|proved| memory.grants.borrow(caller_scope, proved, is_current, now))
     }
@@ -182,8 +182,9 @@ impl Tier {
         let now = clock.now();
         let passed = passed_since(&written, time, clock)?;
         let configured = request.active.lifetime(key.scope(), memory.store.staleness(), now);
-        let (builder, observations) = record::decode(&record, key, configured, now.checked_sub(passed)?)?;
-        Some((builder.sent_by(now).with_key_digest(observer.digests.of_key(key)), observations))
+        let (builder, observations) = record::decode(&record, key, configured, now.checked_sub(passed.longest)?)?;
+        let sent_by = builder.sent() + (passed.longest - passed.certain);
+        Some((builder.sent_by(sent_by).with_key_digest(observer.digests.of_key(key)), observations))
     }
 
     /// Stores the entry for a key in the tier, if the entry is shared. Returns the lease if it was not released by that.
@@ -258,14 +259,27 @@ fn written(ticket: &Ticket, clock: &Clock) -> Option<(Instant, Written)> {
     Some((now, Written { moment, tier: ticket.time + now.saturating_duration_since(ticket.drawn) }))
 }
 
-/// The time since a record was written, at least. `None` if it seems to be from the future.
-fn passed_since(written: &Written, time: Duration, clock: &Clock) -> Option<Duration> {
+/// The time since a record was written. No clock of another process is exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Passed {
+    /// For the age of an entry or a proof.
+    longest: Duration,
+    /// For the latest time at which an entry may have been sent.
+    certain: Duration,
+}
+
+/// `None` if the record seems to be from the future.
+fn passed_since(written: &Written, time: Duration, clock: &Clock) -> Option<Passed> {
     let on_tier = match time.checked_sub(written.tier) {
         Some(passed) => passed,
         // Not from the future.
         None => MAX_SKEW.checked_sub(written.tier - time).map(|_| Duration::ZERO)?,
     };
-    Some(written.moment.until(&clock.moment()?)?.max(on_tier))
+    let now = clock.moment()?;
+    let longest = written.moment.until(&now)?.max(on_tier);
+    // Another node of the tier may answer now. A ticket's time is also a bit earlier than when the ticket came.
+    let certain = written.moment.certain_until(&now).min(on_tier.saturating_sub(MAX_SKEW));
+    Some(Passed { longest, certain })
 }
 
 /// The name of the lease for a call: a call beside or after another one of its key has another one.
@@ -276,4 +290,30 @@ fn numbered(mut name: Name, purpose: FetchPurpose) -> Name {
         _ => 0,
     };
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What has passed since a record, after these times on the gateway's clocks and on that of the tier.
+    fn passed(here: u32, on_tier: u32) -> [Duration; 2] {
+        let manual = ManualClock::of_boot([1; 16]);
+        let clock = Clock::Manual(manual.clone());
+        let written = Written { moment: clock.moment().unwrap(), tier: 100 * SECOND };
+        manual.advance(here * SECOND);
+        let Passed { longest, certain } = passed_since(&written, (100 + on_tier) * SECOND, &clock).unwrap();
+        [certain, longest]
+    }
+
+    #[test]
+    fn the_slower_clock_bounds_what_has_certainly_passed() {
+        assert_eq!(passed(60, 60), [55 * SECOND, 60 * SECOND]);
+        assert_eq!(passed(60, 20), [15 * SECOND, 60 * SECOND]);
+        assert_eq!(passed(20, 60), [20 * SECOND, 60 * SECOND]);
+        assert_eq!(passed(0, 3), [Duration::ZERO, 3 * SECOND]);
+    }
 }
