@@ -25,7 +25,16 @@ struct Age {
     pause: Duration,
 }
 
-const AGES: [Age; 1] = [Age { name: "entries are fresh", settings: "", pause: Duration::ZERO }];
+const SHORT_TTL: &str = "[cache]\nttl = \"2s\"\nttl_jitter = \"0%\"\nstale_while_revalidate = \"0s\"\n";
+/// Longer than the 5 s by which an entry of another gateway may be newer than it seems.
+const SHORT_GRANTS: &str = "[cache]\nttl = \"2s\"\nttl_jitter = \"0%\"\nstale_while_revalidate = \"0s\"\n\
+    [grants]\ngrant_ttl = \"7s\"\nrenew_ahead = \"0s\"\n";
+
+const AGES: [Age; 3] = [
+    Age { name: "fresh", settings: "", pause: Duration::ZERO },
+    Age { name: "stale", settings: SHORT_TTL, pause: Duration::from_millis(2_200) },
+    Age { name: "stale, grants lapsed", settings: SHORT_GRANTS, pause: Duration::from_millis(7_200) },
+];
 
 pub(crate) async fn measure(limits: &mut Limits) {
     println!("{GATEWAYS} gateways that are restarted during an outage, {CALLERS} callers, {LISTS} lists");
