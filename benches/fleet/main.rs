@@ -6,7 +6,7 @@
 //! - `denials`: how long a token that was denied at one gateway is accepted at another one.
 //! - `invented`: what a client with invented tokens does to the others, and to the memory of the engine.
 //!
-//! `cargo bench --bench fleet` takes about 80 seconds, and needs redis-server on the PATH. It fails if a figure is beyond its
+//! `cargo bench --bench fleet` takes about two minutes, and needs redis-server on the PATH. It fails if a figure is beyond its
 //! limit. Names of parts as arguments run these parts alone. The gateways are real ones in one process, on the clocks of the
 //! machine, and without sockets to clients. Upstream is simulated.
 
