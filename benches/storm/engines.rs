@@ -45,8 +45,8 @@ impl fmt::Display for EngineFault {
 }
 
 pub(crate) enum Engines {
-    One(Engine, Vec<Relay>),
-    Watched(Watched),
+    One(Box<Engine>, Vec<Relay>),
+    Watched(Box<Watched>),
 }
 
 pub(crate) struct Watched {
@@ -59,8 +59,8 @@ impl Engines {
     pub(crate) async fn start(with_sentinel: bool) -> Self {
         let engine = Engine::start().await;
         match with_sentinel {
-            true => Self::Watched(Watched::start(engine).await),
-            false => Self::One(engine, Vec::new()),
+            true => Self::Watched(Box::new(Watched::start(engine).await)),
+            false => Self::One(Box::new(engine), Vec::new()),
         }
     }
 

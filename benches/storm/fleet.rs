@@ -51,7 +51,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const MIN_DENIED: f64 = 10.0;
 const MIN_PURGED: f64 = 10.0;
 const MIN_SHARED: f64 = 30.0;
-const MIN_DENIALS: f64 = 6.0;
+const MIN_DENIALS: f64 = 3.0;
 /// Each link to an engine that has lost something counts.
 const WENT_BACK: &str = "workspace_gateway_fleet_faults_total{cause=\"went-back\"}";
 

@@ -17,14 +17,15 @@ use super::gateway::Gateway;
 use super::lock;
 use super::world::Journal;
 
-/// So many calls must be in flight when it is killed. They have leases mostly.
+/// So many calls must be in flight in so many looks in a row when it is killed: upstream is slow. They have leases mostly.
 const MIN_CALLS: u64 = 3;
+const IN_A_ROW: usize = 20;
 /// How often this is looked for, until upstream is slow at last.
-const LOOKS: usize = 2_000;
+const LOOKS: usize = 3_000;
 const LOOK: Duration = Duration::from_millis(5);
 /// After this time its leases end within `ENDING`. Those of others are renewed each 250 ms, and then last 1 s.
-const DOWN: Duration = Duration::from_millis(650);
-const ENDING: Duration = Duration::from_millis(450);
+const DOWN: Duration = Duration::from_millis(350);
+const ENDING: Duration = Duration::from_millis(650);
 /// Counts the leases that end within a time, without marks that a call had no response for others.
 const COUNT: &str = "local n = 0
     for _, key in ipairs(redis.call('KEYS', 'wg2:*:l:*')) do
@@ -61,8 +62,10 @@ impl Mortal {
         journal: &Mutex<Journal>,
         forget: impl FnOnce(),
     ) {
+        let mut in_a_row = 0;
         for _ in 0..LOOKS {
-            if lock(&self.gateway).calls() >= MIN_CALLS {
+            in_a_row = if lock(&self.gateway).calls() >= MIN_CALLS { in_a_row + 1 } else { 0 };
+            if in_a_row == IN_A_ROW {
                 break;
             }
             sleep(LOOK).await;
