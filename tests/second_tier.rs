@@ -229,6 +229,19 @@ async fn a_lapsed_caller_gets_no_copy_that_may_be_from_after_the_end_of_its_gran
 }
 
 #[tokio::test]
+async fn a_lapsed_caller_gets_a_copy_that_is_from_before_the_end_of_its_grant_if_its_call_fails() {
+    let (_tier, _first, mut second, clock) = two_gateways().await;
+    second.fetch("lapsed", PROOF, &[]).await;
+    clock.advance(Duration::from_secs(301));
+    let gateway = Arc::clone(&second.gateway);
+    let pending = tokio::spawn(async move { get_in_process_with(&gateway, "lapsed", LIST, &[]).await });
+    within(second.calls.recv()).await.unwrap().answer(StatusCode::SERVICE_UNAVAILABLE, "{}");
+    let reply = within(pending).await.unwrap();
+    assert_eq!((reply.status(), reply.text()), (StatusCode::OK, PRODUCTS), "{}", reply.cache_status());
+    assert!(reply.cache_status().contains("fwd=stale; fwd-status=503"), "{}", reply.cache_status());
+}
+
+#[tokio::test]
 async fn damaged_records_and_records_of_other_keys_are_ignored() {
     let (tier, mut first, mut second, clock) = two_gateways().await;
     first.fetch("one", OTHER, &[]).await;

@@ -9,6 +9,8 @@
 #![allow(missing_docs, clippy::expect_used)]
 
 mod engine;
+#[path = "../support/metrics.rs"]
+mod metrics;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::ExitCode;
@@ -22,6 +24,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use humantime::format_duration;
+use metrics::sum_of;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
@@ -221,18 +224,12 @@ async fn fail_for_ten_minutes() -> bool {
         }
     }
     let page = client.gateways[0].metrics().encode().expect("metrics");
-    let renewals = sum_of(&page, "workspace_gateway_renewals_total{");
+    let renewals = sum_of::<usize>(&page, "workspace_gateway_renewals_total{");
     println!("upstream refuses connections for ten minutes, 100 to 10,000 hits/s of one caller: {renewals} renewals");
     if renewals > MAX_RENEWALS {
         println!("FAILED: at most {MAX_RENEWALS} renewals");
     }
     renewals <= MAX_RENEWALS
-}
-
-/// The sum of a counter's series.
-fn sum_of(page: &str, prefix: &str) -> usize {
-    let values = page.lines().filter_map(|line| line.strip_prefix(prefix)?.rsplit(' ').next()?.parse::<usize>().ok());
-    values.sum()
 }
 
 /// One gateway, and a fleet that gets the same requests.
@@ -273,7 +270,7 @@ async fn simulate(engine: Option<&Arc<Engine>>) -> (f64, bool) {
     sleep(WARM_UP + STEADY).await;
     clients.shutdown().await;
     let pages: Vec<String> = gateways.iter().map(|gateway| gateway.metrics().encode().expect("metrics")).collect();
-    let sum = |prefix: &str| pages.iter().map(|page| sum_of(page, prefix)).sum::<usize>();
+    let sum = |prefix: &str| pages.iter().map(|page| sum_of::<usize>(page, prefix)).sum::<usize>();
     let additional = sum("workspace_gateway_additional_calls_total{");
     println!(
         "\n{} with {} calls in all:",

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::{interval, sleep};
 
-use super::engine::{Cable, Engine};
-use super::judge::{Judge, tell};
+use super::engine::{Engine, Line, Relay};
+use super::limits::{Limits, tell};
 use super::world::{Member, Services, TO_TELL, millis, now, tokens};
 
 const TOKENS: usize = 1_000;
@@ -25,22 +25,22 @@ const LATEST_CUT_OFF: f64 = 1.5;
 type Pause = Option<Duration>;
 const PACES: [(&str, Pause); 2] = [("in 3 s", Some(Duration::from_millis(3))), ("at once", None)];
 
-pub(crate) async fn measure(judge: &mut Judge) {
+pub(crate) async fn measure(limits: &mut Limits) {
     println!(
         "{TOKENS} tokens that are denied at one gateway, and asked for at another one that has borrowed their proofs"
     );
     for (name, pause) in PACES {
         let worlds = World::new(&format!("told {name}")).await;
         let seen = worlds.deny(pause).await;
-        seen.report(judge, &format!("denied {name}"), LATEST);
+        seen.report(limits, &format!("denied {name}"), LATEST);
     }
     for (name, pause) in PACES {
         let worlds = World::new(&format!("cut {name}")).await;
         let before = worlds.second.calls();
-        worlds.cable.cut();
+        worlds.relay.set(Line::Silent);
         let seen = worlds.deny(pause).await;
-        seen.report(judge, &format!("the same while cut off, denied {name}"), LATEST_CUT_OFF);
-        judge.at_least(
+        seen.report(limits, &format!("the same while cut off, denied {name}"), LATEST_CUT_OFF);
+        limits.at_least(
             "  calls of the gateway that is cut off",
             (worlds.second.calls() - before) as f64,
             TOKENS as f64,
@@ -54,7 +54,7 @@ struct World {
     services: Arc<Services>,
     first: Arc<Member>,
     second: Arc<Member>,
-    cable: Cable,
+    relay: Relay,
     callers: Vec<String>,
     /// One that is not denied.
     kept: String,
@@ -63,11 +63,11 @@ struct World {
 
 impl World {
     async fn new(name: &str) -> Self {
-        let engine = Engine::start();
-        let cable = Cable::to(&engine).await;
+        let engine = Engine::start().await;
+        let relay = Relay::start(&engine).await;
         let services = Services::new(LATENCY);
         let first = Arc::new(Member::new(&services, &engine.settings(), true));
-        let second = Arc::new(Member::new(&services, &cable.settings(), true));
+        let second = Arc::new(Member::new(&services, &relay.settings(), true));
         first.until_in_sync().await;
         second.until_in_sync().await;
         let callers = tokens(&name.replace(' ', "-"), TOKENS);
@@ -79,7 +79,7 @@ impl World {
         // Whatever else it has proved itself, it did not borrow.
         let borrowed = TOKENS + 1 - second.calls();
         tell("  borrowed proofs", &format!("{borrowed} of {}", TOKENS + 1));
-        Self { services, first, second, cable, callers, kept, _engine: engine }
+        Self { services, first, second, relay, callers, kept, _engine: engine }
     }
 
     /// Denies the tokens at the first gateway, and asks the second one for each of them until it refuses it.
@@ -160,11 +160,11 @@ impl Seen {
         self.latest = self.latest.max(after);
     }
 
-    fn report(&self, judge: &mut Judge, what: &str, latest: f64) {
-        judge.at_most(&format!("{what}: last answer after (s)"), millis(self.latest) / 1e3, latest);
-        judge.at_most("  tokens that were not refused within 10 s", self.never as f64, 0.0);
-        judge.at_most("  answers that are neither 200 nor 401", self.wrong as f64, 0.0);
+    fn report(&self, limits: &mut Limits, what: &str, latest: f64) {
+        limits.at_most(&format!("{what}: last answer after (s)"), millis(self.latest) / 1e3, latest);
+        limits.at_most("  tokens that were not refused within 10 s", self.never as f64, 0.0);
+        limits.at_most("  answers that are neither 200 nor 401", self.wrong as f64, 0.0);
         tell("  the engine knew all of them after the last one (s)", &format!("{:.2}", millis(self.told) / 1e3));
-        judge.at_least("  answers after the denial", self.accepted as f64, 1.0);
+        limits.at_least("  answers after the denial", self.accepted as f64, 1.0);
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::engine::Engine;
-use super::judge::Judge;
+use super::limits::Limits;
 use super::world::{LOST, Member, STORED, Services, millis, now};
 
 /// The time of an upstream call.
@@ -38,8 +38,8 @@ const LONGEST_WAIT: f64 = 8.0;
 /// When the engine must be in use again, in ms.
 const BACK: f64 = 1000.0;
 
-pub(crate) async fn measure(judge: &mut Judge) {
-    let engine = Engine::start();
+pub(crate) async fn measure(limits: &mut Limits) {
+    let engine = Engine::start().await;
     let services = Services::new(LATENCY);
     let (alone, member) = (Arc::new(World::new(&services, "")), Arc::new(World::new(&services, &engine.settings())));
     member.until(LOST, |lost| lost < 1.0).await;
@@ -57,20 +57,20 @@ pub(crate) async fn measure(judge: &mut Judge) {
     );
     let mut rounds = Vec::new();
     for round in 0..ROUNDS {
-        rounds.push(measure_round(&engine, [&alone, &member], round, judge).await);
+        rounds.push(measure_round(&engine, [&alone, &member], round, limits).await);
     }
     let best = |figure: fn(&Round) -> [f64; 2]| {
         rounds.iter().map(figure).min_by(|a, b| (a[1] - a[0]).total_cmp(&(b[1] - b[0]))).unwrap_or_default()
     };
-    judge.compare("hits, median (ms)", best(|round| round.hits), MEDIAN);
-    judge.compare("other requests, median (ms)", best(|round| round.others), MEDIAN);
-    judge.compare("all, 99.9th percentile (ms)", best(|round| round.slowest), SLOWEST);
-    judge.at_most(
+    limits.compare("hits, median (ms)", best(|round| round.hits), MEDIAN);
+    limits.compare("other requests, median (ms)", best(|round| round.others), MEDIAN);
+    limits.compare("all, 99.9th percentile (ms)", best(|round| round.slowest), SLOWEST);
+    limits.at_most(
         "mean wait for the engine, with timers in time (ms)",
         best(|round| [0.0, round.wait])[1],
         LONGEST_WAIT,
     );
-    judge.at_most("in use again after (ms)", best(|round| [0.0, round.back])[1], BACK);
+    limits.at_most("in use again after (ms)", best(|round| [0.0, round.back])[1], BACK);
 }
 
 /// The times of a round, in ms. Of two, the first is without a fleet.
@@ -82,7 +82,7 @@ struct Round {
     back: f64,
 }
 
-async fn measure_round(engine: &Engine, worlds: [&Arc<World>; 2], round: usize, judge: &mut Judge) -> Round {
+async fn measure_round(engine: &Engine, worlds: [&Arc<World>; 2], round: usize, limits: &mut Limits) -> Round {
     let [_, member] = worlds;
     let before = [LATE, WAITED].map(|series| member.metric(series));
     engine.signal(Signal::Stop);
@@ -95,11 +95,11 @@ async fn measure_round(engine: &Engine, worlds: [&Arc<World>; 2], round: usize, 
     let back = millis(now() - begun);
 
     let answers = || worlds.iter().flat_map(|world| world.lock().iter().map(|time| time.is_right).collect::<Vec<_>>());
-    judge.at_most("wrong answers", answers().filter(|is_right| !is_right).count() as f64, 0.0);
-    judge.at_most("missing answers", (2 * REQUESTS - answers().count()) as f64, 0.0);
-    judge.at_most("requests that wait for the engine", late, WAITING);
+    limits.at_most("wrong answers", answers().filter(|is_right| !is_right).count() as f64, 0.0);
+    limits.at_most("missing answers", (2 * REQUESTS - answers().count()) as f64, 0.0);
+    limits.at_most("requests that wait for the engine", late, WAITING);
     // Else nothing was measured.
-    judge.at_least("requests that wait for the engine", late, 3.0);
+    limits.at_least("requests that wait for the engine", late, 3.0);
     let hits = worlds.map(|world| at(&world.times(|time| time.is_hit), 0.5));
     let others = worlds.map(|world| at(&world.times(|time| !time.is_hit), 0.5));
     let slowest = worlds.map(|world| at(&world.times(|_| true), 0.999));

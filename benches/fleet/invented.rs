@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::engine::Engine;
-use super::judge::{Judge, tell};
+use super::limits::{Limits, tell};
 use super::world::{IN_SYNC, INVENTED, Member, PROOFS_STORED, Services, millis, now, tokens};
 
 const TIME: Duration = Duration::from_secs(10);
@@ -44,22 +44,22 @@ impl Borrowed {
         self.borrowed += usize::from(!member.has_called_with(token));
     }
 
-    fn report(&self, judge: &mut Judge, what: &str) {
-        judge.at_least(&format!("{what} (%)"), 100.0 * self.borrowed as f64 / self.of.max(1) as f64, LEAST);
-        judge.at_most(&format!("  of {}, answers that are no 200", self.of), self.failed as f64, 0.0);
+    fn report(&self, limits: &mut Limits, what: &str) {
+        limits.at_least(&format!("{what} (%)"), 100.0 * self.borrowed as f64 / self.of.max(1) as f64, LEAST);
+        limits.at_most(&format!("  of {}, answers that are no 200", self.of), self.failed as f64, 0.0);
     }
 }
 
-pub(crate) async fn measure(judge: &mut Judge) {
+pub(crate) async fn measure(limits: &mut Limits) {
     println!("a client with invented tokens at one of three gateways, {} s long", TIME.as_secs());
-    let engine = Engine::start();
+    let engine = Engine::start().await;
     let services = Services::new(Duration::from_millis(1));
     let mut members = Member::fleet(&services, &engine.settings(), 3).await;
     let (third, second, attacked) =
         (members.pop().expect("three"), members.pop().expect("two"), members.pop().expect("one"));
     let old = tokens("old", 400);
     second.prove(&old, "list").await;
-    let before = engine.used_memory();
+    let before = engine.used_memory().await;
 
     let (is_over, denied) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut clients = JoinSet::new();
@@ -106,7 +106,7 @@ pub(crate) async fn measure(judge: &mut Judge) {
         for (count, member) in unsynced.iter_mut().zip([&attacked, &second, &third]) {
             *count += usize::from(member.metric(IN_SYNC) < 1.0);
         }
-        most = most.max(engine.used_memory());
+        most = most.max(engine.used_memory().await);
         rounds += 1;
     }
     let took = millis(now() - begun) / 1e3;
@@ -119,15 +119,15 @@ pub(crate) async fn measure(judge: &mut Judge) {
     );
     tell(
         "  engine: memory before, most, 2 s after (MiB)",
-        &format!("{before:.2}, {most:.2}, {:.2}", engine.used_memory()),
+        &format!("{before:.2}, {most:.2}, {:.2}", engine.used_memory().await),
     );
     tell("  rounds, and how often each gateway was out of sync", &format!("{rounds}, {unsynced:?}"));
     tell("  notices of the attacked gateway", &format!("{:?}", attacked.series(TOLD)));
     tell("  look-ups of the attacked gateway", &format!("{:?}", attacked.series(LOOK_UPS)));
     tell("  look-ups of the third gateway", &format!("{:?}", third.series(LOOK_UPS)));
-    kept.report(judge, "proofs from before that are borrowed");
-    at_attacked.report(judge, "the same at the attacked gateway");
-    of_other.report(judge, "new proofs of another gateway that are borrowed");
-    of_attacked.report(judge, "new proofs of the attacked gateway that are borrowed");
-    judge.at_most("engine: memory that was added (MiB)", most - before, MOST_MEMORY);
+    kept.report(limits, "proofs from before that are borrowed");
+    at_attacked.report(limits, "the same at the attacked gateway");
+    of_other.report(limits, "new proofs of another gateway that are borrowed");
+    of_attacked.report(limits, "new proofs of the attacked gateway that are borrowed");
+    limits.at_most("engine: memory that was added (MiB)", most - before, MOST_MEMORY);
 }

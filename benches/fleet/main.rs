@@ -6,24 +6,28 @@
 //! - `denials`: how long a token that was denied at one gateway is accepted at another one.
 //! - `invented`: what a client with invented tokens does to the others, and to the memory of the engine.
 //!
-//! `cargo bench --bench fleet` takes about 80 seconds, and needs redis-server on the PATH. It fails if a figure is beyond its
+//! `cargo bench --bench fleet` takes about two minutes, and needs redis-server on the PATH. It fails if a figure is beyond its
 //! limit. Names of parts as arguments run these parts alone. The gateways are real ones in one process, on the clocks of the
 //! machine, and without sockets to clients. Upstream is simulated.
 
 #![allow(missing_docs, clippy::expect_used)]
 
 mod denials;
+#[path = "../support/engine.rs"]
 mod engine;
 mod hang;
 mod invented;
-mod judge;
+#[path = "../support/limits.rs"]
+mod limits;
+#[path = "../support/metrics.rs"]
+mod metrics;
 mod outage;
 mod sharing;
 mod world;
 
 use std::process::ExitCode;
 
-use judge::Judge;
+use limits::Limits;
 
 /// The same allocator as the program's.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -39,23 +43,23 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let parts: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| *wanted == part);
-    let mut judge = Judge::default();
+    let mut limits = Limits::default();
     runtime.block_on(async {
         if is_wanted("hang") {
-            hang::measure(&mut judge).await;
+            hang::measure(&mut limits).await;
         }
         if is_wanted("sharing") {
-            sharing::measure(&mut judge).await;
+            sharing::measure(&mut limits).await;
         }
         if is_wanted("outage") {
-            outage::measure(&mut judge).await;
+            outage::measure(&mut limits).await;
         }
         if is_wanted("denials") {
-            denials::measure(&mut judge).await;
+            denials::measure(&mut limits).await;
         }
         if is_wanted("invented") {
-            invented::measure(&mut judge).await;
+            invented::measure(&mut limits).await;
         }
     });
-    if judge.has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if limits.has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

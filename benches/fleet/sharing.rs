@@ -11,7 +11,7 @@ use tokio::time::{sleep, sleep_until};
 use workspace_gateway::testing::cache::store::PurgeSelection;
 
 use super::engine::Engine;
-use super::judge::{Judge, tell};
+use super::limits::{Limits, tell};
 use super::world::{IN_SYNC, Member, Services, millis, now, tokens};
 
 const GATEWAYS: usize = 16;
@@ -27,9 +27,9 @@ const MOST_STARVED: f64 = 3.0;
 const CLAIMS: &str = "workspace_gateway_fleet_claims_total";
 const LOOK_UPS: &str = "workspace_gateway_fleet_lookup_seconds_count";
 
-pub(crate) async fn measure(judge: &mut Judge) {
+pub(crate) async fn measure(limits: &mut Limits) {
     println!("{GATEWAYS} gateways, {CLIENTS} callers that one of them has proved, the worst of {RUNS} runs");
-    let engine = Engine::start();
+    let engine = Engine::start().await;
     let services = Services::new(Duration::from_millis(1));
     let members = Member::fleet(&services, &engine.settings(), GATEWAYS).await;
     let (mut stampedes, mut firsts): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
@@ -74,8 +74,8 @@ pub(crate) async fn measure(judge: &mut Judge) {
         }
     }
     let worst = |figures: &[f64]| figures.iter().copied().fold(0.0, f64::max);
-    judge.at_most("first requests at a new gateway: upstream calls", worst(&firsts), 0.0);
-    judge.at_most("one question after a purge: upstream calls", worst(&stampedes), 1.0);
+    limits.at_most("first requests at a new gateway: upstream calls", worst(&firsts), 0.0);
+    limits.at_most("one question after a purge: upstream calls", worst(&stampedes), 1.0);
 }
 
 /// Returns whether all are in sync for as long as a question takes.

@@ -22,6 +22,8 @@ use workspace_gateway::testing::stream::StreamBody;
 use workspace_gateway::testing::upstream::client::FetchContext;
 use workspace_gateway::testing::upstream::{PendingResponse, Upstream, UpstreamResponse};
 
+use super::metrics::sum_of;
+
 const LISTS: &str = "/v2/00000000000000000000000000000001/products";
 /// Far longer than anything takes.
 const HANG: Duration = Duration::from_secs(20);
@@ -253,9 +255,7 @@ impl Member {
     }
 
     pub(crate) fn metric(&self, series: &str) -> f64 {
-        let text = self.gateway.metrics().encode().expect("metrics");
-        let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
-        value.unwrap_or_default()
+        sum_of(&self.gateway.metrics().encode().expect("metrics"), series)
     }
 
     /// The series of a metric that are not zero, as they are in its text.

@@ -130,9 +130,11 @@ impl Client {
             let (client, directives, begun) = (self.number, directives.clone(), begun.at);
             Exchange { client, gateway, standing, caller, resource, directives, begun, decided, end }
         };
+        let address = endpoint.address();
+        self.connection.take_if(|connection| connection.gateway != address);
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => match Connection::open(endpoint.address, self.uses_http2, is_slow).await {
+            none => match Connection::open(address, self.uses_http2, is_slow).await {
                 Ok(connection) => none.insert(connection),
                 Err(error) => return exchange(begun, End::Broken(format!("not connected: {error}"))),
             },
@@ -247,7 +249,8 @@ async fn read(mut body: Incoming, pause: Option<Duration>) -> Result<Bytes, Stri
 }
 
 /// A connection. It is closed when this is dropped.
-struct Connection {
+pub(crate) struct Connection {
+    gateway: std::net::SocketAddr,
     sender: Sender,
     driver: JoinHandle<()>,
 }
@@ -258,7 +261,7 @@ enum Sender {
 }
 
 impl Connection {
-    async fn open(
+    pub(crate) async fn open(
         gateway: std::net::SocketAddr,
         uses_http2: bool,
         is_slow: bool,
@@ -278,10 +281,10 @@ impl Connection {
             let (sender, connection) = http1::handshake(stream).await?;
             (Sender::Http1(sender), tokio::spawn(async { drop(connection.await) }))
         };
-        Ok(Self { sender, driver })
+        Ok(Self { gateway, sender, driver })
     }
 
-    async fn send(&mut self, mut request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    pub(crate) async fn send(&mut self, mut request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
         match &mut self.sender {
             Sender::Http1(sender) => sender.send_request(request).await,
             Sender::Http2(sender) => {

@@ -1,11 +1,13 @@
 //! A gateway as its clients see it, and what is known of it as a member of a fleet.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::gateway::Gateway;
+
+use super::lock;
 
 /// How often it is looked whether the engine was told.
 const LOOK: Duration = Duration::from_millis(5);
@@ -14,8 +16,9 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(crate) type Told = Arc<OnceLock<Instant>>;
 
 pub(crate) struct Endpoint {
-    pub(crate) address: SocketAddr,
-    /// If it is in a fleet. Then it is in this process.
+    /// Of its present process.
+    address: Mutex<SocketAddr>,
+    /// If it is in a fleet and in this process.
     pub(crate) member: Option<Arc<Gateway>>,
 }
 
@@ -34,9 +37,32 @@ pub(crate) struct Begun {
     in_sync_until: Option<Instant>,
 }
 
+impl Begun {
+    /// A request to a gateway in another process, which is in sync at least until this time.
+    pub(crate) fn elsewhere(in_sync_until: Instant) -> Self {
+        Self { at: Clock::System.now(), in_sync_until: Some(in_sync_until) }
+    }
+
+    /// The gateway has decided, and is now in sync at least until this time.
+    pub(crate) fn end(self, decided: Instant, in_sync_until: Instant) -> Standing {
+        match self.in_sync_until {
+            Some(before) if before > decided && in_sync_until > decided => Standing::InSync,
+            _ => Standing::Unknown,
+        }
+    }
+}
+
 impl Endpoint {
-    pub(crate) fn alone(address: SocketAddr) -> Arc<[Self]> {
-        Arc::new([Self { address, member: None }])
+    pub(crate) fn new(address: SocketAddr, member: Option<Arc<Gateway>>) -> Self {
+        Self { address: Mutex::new(address), member }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        *lock(&self.address)
+    }
+
+    pub(crate) fn move_to(&self, address: SocketAddr) {
+        *lock(&self.address) = address;
     }
 
     fn in_sync_until(&self) -> Option<Instant> {

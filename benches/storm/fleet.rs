@@ -1,12 +1,12 @@
-//! The storm with a fleet: three gateways with one engine, between which the clients move. The engine hangs, loses its data
-//! and goes back to earlier ones, and gateways are cut off from it one after the other. Tokens are revoked and entries are
-//! purged at one of the gateways.
+//! The storm with a fleet: four gateways with one engine, between which the clients move. The engine hangs, loses its data
+//! and goes back to earlier ones, and gateways are cut off from it one after the other. One gateway is killed while it has
+//! leases. Or there are a master and its replica, and Sentinel promotes the replica: writes that the old master has
+//! acknowledged are lost. Tokens are revoked and entries are purged at one of the gateways.
 //!
 //! Each response is judged like those of a single gateway, and besides: `fleet.sync` after the engine was told of a denial
 //! or a purge, a gateway that is in sync must know it. A gateway that is not in sync must ask upstream for callers that only
 //! others have proved.
 
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +16,6 @@ use hyper::body::Bytes;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
-use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use workspace_gateway::testing::catalogue::Service;
@@ -28,18 +27,20 @@ use workspace_gateway::testing::simulator::Simulator;
 use super::cache_status::{CacheStatus, Source};
 use super::client::Client;
 use super::endpoint::{Endpoint, Standing, Told};
-use super::engine::{Engine, Line, Relay};
-use super::faults::{self, pause};
+use super::engine::Line;
+use super::engines::{EngineFault, Engines};
+use super::faults;
 use super::judge::Judge;
+use super::limits::{Limits, tell};
+use super::metrics::sum_of;
+use super::mortal::Mortal;
 use super::report::Report;
-use super::settings::{self, FLEET, SYNC};
+use super::settings::{self, BUDGET, FLEET, SYNC};
 use super::world::{Journal, World, project_id};
 use super::{lock, print_conditions, run_client};
 
+/// Those in this process. Another one is the mortal one.
 const GATEWAYS: usize = 3;
-/// How long a look-up may take here, where clients and upstream take the processors, too. Otherwise the gateways would work
-/// without the engine most of the time.
-const BUDGET: Duration = Duration::from_millis(200);
 /// How long it may take until all gateways are in sync again: they settle for 2 s.
 const IN_SYNC: Duration = Duration::from_secs(6);
 /// The tokens of a probe, how often it tries something, and the pause between.
@@ -47,76 +48,51 @@ const TOKENS: usize = 3;
 const TRIES: usize = 12;
 const PAUSE: Duration = Duration::from_millis(100);
 /// The least numbers of responses that depend on the rules. Otherwise nothing was judged.
-const MIN_DENIED: usize = 10;
-const MIN_PURGED: usize = 10;
-const MIN_SHARED: usize = 30;
-const MIN_PROBED: usize = 1;
-const MIN_DENIALS: usize = 6;
+const MIN_DENIED: f64 = 10.0;
+const MIN_PURGED: f64 = 10.0;
+const MIN_SHARED: f64 = 30.0;
+const MIN_DENIALS: f64 = 3.0;
+/// Each link to an engine that has lost something counts.
+const WENT_BACK: &str = "workspace_gateway_fleet_faults_total{cause=\"went-back\"}";
 
 pub(crate) struct FleetStorm {
+    pub(crate) with_sentinel: bool,
     pub(crate) seconds: u64,
     pub(crate) clients: usize,
     pub(crate) seed: u64,
-}
-
-/// What happens to the engine, or to the way to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum EngineFault {
-    Hangs,
-    Emptied,
-    /// To the data that were saved last.
-    GoesBack,
-    CutOff,
-}
-
-const FAULTS: [EngineFault; 4] = [EngineFault::Hangs, EngineFault::Emptied, EngineFault::GoesBack, EngineFault::CutOff];
-
-impl fmt::Display for EngineFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Hangs => "the engine hangs",
-            Self::Emptied => "the engine is killed, and empty afterwards",
-            Self::GoesBack => "the engine is killed, and has earlier data afterwards",
-            Self::CutOff => "a gateway is cut off",
-        })
-    }
 }
 
 impl FleetStorm {
     pub(crate) async fn run(&self) -> bool {
         let simulator = Simulator::start().await.expect("a simulator");
         let urls = [Service::Workspace, Service::AppStream].map(|service| simulator.url(service));
-        let engine = Engine::start().await;
-        let (mut servers, mut relays) = (Vec::new(), Vec::new());
+        let mut engines = Engines::start(self.with_sentinel).await;
+        let (mut servers, mut endpoints) = (Vec::new(), Vec::new());
         for _ in 0..GATEWAYS {
-            let relay = Relay::start(&engine).await;
-            let fleet = format!(
-                "[fleet]\nengine = \"redis://{}\"\nsecret = \"{}\"\n",
-                relay.address,
-                "0123456789abcdef".repeat(2)
-            );
-            let settings = settings::toml(&urls, &FLEET) + &fleet;
+            let settings = settings::toml(&urls, &FLEET) + &engines.settings().await;
             let mut config = Config::from_layers("storm.toml", &settings, &[]).expect("valid settings");
             config.fleet.as_mut().expect("a fleet").set_budget(BUDGET);
-            servers.push(Server::start(&config, Clock::System).await.expect("it listens"));
-            relays.push(relay);
+            let server = Server::start(&config, Clock::System).await.expect("it listens");
+            endpoints.push(Endpoint::new(server.proxy_address(), Some(Arc::clone(server.gateway()))));
+            servers.push(server);
         }
-        let member =
-            |server: &Server| Endpoint { address: server.proxy_address(), member: Some(Arc::clone(server.gateway())) };
-        let gateways: Arc<[Endpoint]> = servers.iter().map(member).collect();
+        let mortal = Mortal::start(settings::toml(&urls, &FLEET) + &engines.settings().await);
+        endpoints.push(mortal.endpoint());
+        let gateways: Arc<[Endpoint]> = endpoints.into();
         let world = Arc::new(World::new(simulator));
         let journal = Arc::new(Mutex::new(Journal::new(&world, Clock::System.now())));
         let judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, FLEET);
         let judge = Arc::new(Mutex::new((judge, Report::default())));
         let mut storming = Storming {
-            engine,
-            relays,
+            engines,
+            mortal,
             gateways: Arc::clone(&gateways),
             world: Arc::clone(&world),
             judge,
+            journal: Arc::clone(&journal),
             counts: Vec::new(),
             probed: 0,
-            denied: 0,
+            denied: [0; 2],
         };
         storming.until_in_sync("at the beginning").await;
 
@@ -142,7 +118,7 @@ impl FleetStorm {
             ended.expect("no panic");
         }
         storming.until_in_sync("at the end").await;
-        let passes = storming.print(self, &journal);
+        let passes = storming.print(self);
         for server in servers {
             server.stop().await;
         }
@@ -151,16 +127,17 @@ impl FleetStorm {
 }
 
 struct Storming {
-    engine: Engine,
-    relays: Vec<Relay>,
+    engines: Engines,
+    mortal: Mortal,
     gateways: Arc<[Endpoint]>,
     world: Arc<World>,
     judge: Arc<Mutex<(Judge, Report)>>,
+    journal: Arc<Mutex<Journal>>,
     counts: Vec<EngineFault>,
     /// How many callers were rightly not answered from memory by a gateway that was cut off.
     probed: usize,
-    /// The same for callers whom another gateway was denied, and gateways in sync.
-    denied: usize,
+    /// The same for callers whom another gateway was denied, and gateways in sync: before and after a fault.
+    denied: [usize; 2],
 }
 
 fn is_denial(status: StatusCode) -> bool {
@@ -168,41 +145,36 @@ fn is_denial(status: StatusCode) -> bool {
 }
 
 impl Storming {
-    /// All faults in turn, each round in another order. All gateways are in sync before each of them.
+    /// All faults in turn, each round in another order, and each at least once. All gateways are in sync before each of them.
     async fn inject(&mut self, mut dice: SmallRng, ends: tokio::time::Instant) {
         let mut ahead = Vec::new();
-        while Clock::System.timer_now() < ends {
+        while Clock::System.timer_now() < ends || self.counts.len() < self.engines.faults().len() {
             if ahead.is_empty() {
-                ahead = FAULTS.to_vec();
+                ahead = self.engines.faults().to_vec();
                 ahead.shuffle(&mut dice);
             }
-            // What is told from now on is not in the file.
-            self.engine.save().await;
             let denied = self.deny(&mut dice).await;
             tokio::time::sleep(SYNC + PAUSE).await;
-            self.check(denied).await;
-            let denied = self.deny(&mut dice).await;
+            self.check(denied, 0).await;
             let fault = ahead.pop().expect("one was added");
+            self.engines.prepare(fault).await;
+            let denied = self.deny(&mut dice).await;
             self.counts.push(fault);
             match fault {
-                EngineFault::Hangs => {
-                    self.engine.signal(Signal::Stop);
-                    pause(&mut dice, 300, 2_000).await;
-                    self.engine.signal(Signal::Cont);
-                }
-                EngineFault::Emptied | EngineFault::GoesBack => {
-                    self.engine.kill().await;
-                    pause(&mut dice, 20, 700).await;
-                    self.engine.restart(fault == EngineFault::GoesBack).await;
-                }
                 EngineFault::CutOff => {
                     let gateway = dice.random_range(0..GATEWAYS);
                     let line = if dice.random() { Line::Cut } else { Line::Silent };
                     self.cut_off(gateway, line).await;
                 }
+                EngineFault::GatewayKilled => {
+                    let Self { engines, mortal, gateways, judge, journal, .. } = self;
+                    let forget = || lock(judge).0.forget(GATEWAYS);
+                    mortal.kill(&gateways[GATEWAYS], engines.master(), journal, forget).await;
+                }
+                _ => self.engines.cause(fault, &mut dice).await,
             }
             self.until_in_sync(&format!("after {fault:?}")).await;
-            self.check(denied).await;
+            self.check(denied, 1).await;
         }
     }
 
@@ -210,8 +182,7 @@ impl Storming {
     async fn deny(&self, dice: &mut SmallRng) -> Option<(String, Told)> {
         let first = dice.random_range(0..GATEWAYS);
         let token = self.world.simulator.token(&project_id(0));
-        for number in 0..GATEWAYS {
-            let gateway = (first + number) % GATEWAYS;
+        for gateway in 0..=GATEWAYS {
             self.until(async || self.ask(gateway, &token, None).await.0 == StatusCode::OK).await?;
         }
         match dice.random() {
@@ -235,9 +206,9 @@ impl Storming {
     }
 
     /// No gateway that is in sync shows a list to a denied caller.
-    async fn check(&mut self, denied: Option<(String, Told)>) {
+    async fn check(&mut self, denied: Option<(String, Told)>, time: usize) {
         let Some((token, told)) = denied else { return };
-        for gateway in 0..GATEWAYS {
+        for gateway in 0..=GATEWAYS {
             let is_over = told.get().is_some_and(|told| *told + SYNC < Clock::System.now());
             let (status, source, standing) = self.ask(gateway, &token, None).await;
             if is_over && standing == Standing::InSync && status == StatusCode::OK {
@@ -246,13 +217,13 @@ impl Storming {
                 );
                 lock(&self.judge).1.wrong(what);
             }
-            self.denied += usize::from(is_over && standing == Standing::InSync && is_denial(status));
+            self.denied[time] += usize::from(is_over && standing == Standing::InSync && is_denial(status));
         }
     }
 
     async fn until_in_sync(&mut self, when: &str) {
         let begun = Clock::System.timer_now();
-        while !self.gateways.iter().all(Endpoint::is_in_sync) {
+        while !(self.gateways[..GATEWAYS].iter().all(Endpoint::is_in_sync) && self.mortal.is_in_sync()) {
             if Clock::System.timer_now() - begun > IN_SYNC {
                 let states = self.gateways.iter().map(|gateway| gateway.member.as_ref()?.fleet_state());
                 let states: Vec<_> = states.collect();
@@ -280,7 +251,7 @@ impl Storming {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        self.relays[gateway].set(line);
+        self.engines.set_line(gateway, line);
         while self.gateways[gateway].is_in_sync() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -308,19 +279,19 @@ impl Storming {
             tokio::time::sleep(PAUSE).await;
         }
         tokio::time::sleep(SYNC / 2).await;
-        self.relays[gateway].set(Line::Open);
+        self.engines.set_line(gateway, Line::Open);
     }
 
     /// Sends a request of a caller that sends no others.
     async fn ask(&self, gateway: usize, token: &str, directive: Option<&str>) -> (StatusCode, Source, Standing) {
-        let endpoint = &self.gateways[gateway];
-        let member = endpoint.member.as_ref().expect("a member of the fleet");
-        let connection = member.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
         let target = self.world.resources[0].targets[0].as_str();
         let request = Request::get(target).header("host", "gateway").header("x-auth-token", token);
         let request =
             directive.into_iter().fold(request, |request, directive| request.header("cache-control", directive));
         let request = request.body(Empty::<Bytes>::new()).expect("a request");
+        let endpoint = &self.gateways[gateway];
+        let Some(member) = &endpoint.member else { return self.mortal.ask(request).await };
+        let connection = member.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
         let begun = endpoint.begin();
         let (head, body) = member.handle(request, &connection).await.into_parts();
         let (_, standing) = endpoint.end(begun);
@@ -328,37 +299,40 @@ impl Storming {
         (head.status, CacheStatus::read(&head.headers).source(head.status == StatusCode::OK), standing)
     }
 
-    fn print(&mut self, storm: &FleetStorm, journal: &Mutex<Journal>) -> bool {
-        let (judge, report) = &mut *lock(&self.judge);
+    fn print(&mut self, storm: &FleetStorm) -> bool {
+        let engines = if storm.with_sentinel { "a master, a replica and Sentinel" } else { "one engine" };
         println!(
-            "\n{GATEWAYS} gateways with one engine: {} clients for {} s, seed {}",
-            storm.clients, storm.seconds, storm.seed
+            "\n{} gateways with {engines}: {} clients for {} s, seed {}",
+            self.gateways.len(),
+            storm.clients,
+            storm.seconds,
+            storm.seed
         );
-        print_conditions(&lock(journal));
+        print_conditions(&lock(&self.journal));
         let mut counts = std::collections::BTreeMap::<_, usize>::new();
         self.counts.iter().for_each(|fault| *counts.entry(fault.to_string()).or_default() += 1);
         counts.iter().for_each(|(fault, count)| println!("{count} × {fault}"));
-        println!("{} purges", lock(journal).purges.len());
+        println!("{} purges", lock(&self.journal).purges.len());
+        let members = self.gateways.iter().filter_map(|gateway| gateway.member.as_ref());
+        let pages = members.map(|member| member.metrics().encode().expect("metrics"));
+        let went_back: f64 = pages.map(|page| sum_of::<f64>(&page, WENT_BACK)).sum();
+        let (judge, report) = &mut *lock(&self.judge);
         report.print();
         let counted = judge.fleet;
-        let least = [
-            ("responses to callers that only another gateway was denied", counted.denied, MIN_DENIED),
-            ("lists that could be older than a purge at another gateway", counted.purged, MIN_PURGED),
-            ("lists that another gateway has stored, or for callers that it has proved", counted.shared, MIN_SHARED),
-            ("answers of gateways in sync to callers whom another one was just denied", self.denied, MIN_DENIALS),
-            ("revoked callers that a gateway which was cut off has asked upstream for", self.probed, MIN_PROBED),
-        ];
-        let mut passes = report.wrongs == 0;
-        for (what, count, least) in least {
-            println!("{count} {what}");
-            if count < least {
-                println!("FAILED: at least {least}");
-                passes = false;
-            }
+        let mut limits = Limits::default();
+        let mut at_least = |what: &str, count: usize, least| limits.at_least(what, count as f64, least);
+        at_least("responses to callers that only another gateway was denied", counted.denied, MIN_DENIED);
+        at_least("lists that could be older than a purge elsewhere", counted.purged, MIN_PURGED);
+        at_least("lists or proofs of another gateway", counted.shared, MIN_SHARED);
+        at_least("denials that a gateway in sync knows from another one", self.denied[0], MIN_DENIALS);
+        at_least("  the same after a fault", self.denied[1], MIN_DENIALS);
+        if storm.with_sentinel {
+            limits.at_least("links to an engine that had lost something", went_back, 1.0);
+        } else {
+            at_least("revoked callers that a cut-off gateway asked upstream for", self.probed, 1.0);
+            tell("leases of a gateway when it was killed", &self.mortal.leases.to_string());
         }
-        if report.wrongs > 0 {
-            println!("FAILED: {} wrong responses", report.wrongs);
-        }
-        passes
+        limits.at_most("wrong responses", report.wrongs as f64, 0.0);
+        !limits.has_failed
     }
 }

@@ -1,19 +1,23 @@
 //! The gateway in a process of its own, so that its memory and tasks can be measured.
 //!
 //! The process is this bench, started with a flag, because the real program does not report its tasks. It serves until
-//! its standard input ends. For each line on standard input it prints the resources in use. Nobody reads its log.
+//! its standard input ends. For each line on standard input it prints the resources in use. Nobody reads its log. As a
+//! member of a fleet, it is the one that is killed.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use workspace_gateway::testing::clock::{Clock, ManualClock};
 use workspace_gateway::testing::config::Config;
 use workspace_gateway::testing::server::Server;
 use workspace_gateway::testing::telemetry::logs;
+
+use super::metrics::sum_of;
+use super::settings::BUDGET;
 
 /// The flag that starts the gateway.
 pub(crate) const FLAG: &str = "--gateway";
@@ -66,10 +70,13 @@ pub(crate) fn serve(settings: &str) {
     // The same on every machine: each worker has its own allocator arena, with its fragmentation.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let config = Config::from_layers("storm.toml", settings, &[]).expect("valid settings");
+    let mut config = Config::from_layers("storm.toml", settings, &[]).expect("valid settings");
+    config.fleet.iter_mut().for_each(|fleet| fleet.set_budget(BUDGET));
     let _log = logs::begin(&config.settings.log).expect("a log");
     let clock = ManualClock::running();
-    let server = runtime.block_on(Server::start(&config, Clock::Manual(clock.clone()))).expect("it listens");
+    // The clocks of a fleet are those of the machine.
+    let time = if config.fleet.is_some() { Clock::System } else { Clock::Manual(clock.clone()) };
+    let server = runtime.block_on(Server::start(&config, time.clone())).expect("it listens");
     println!("{}", server.proxy_address());
     for line in std::io::stdin().lines() {
         match line.as_deref().unwrap_or_default() {
@@ -81,14 +88,13 @@ pub(crate) fn serve(settings: &str) {
             _ => {}
         }
         let page = server.gateway().metrics().encode().expect("metrics");
-        let sum = |name: &str| {
-            let series = format!("workspace_gateway_{name}");
-            let ours = |line: &&str| line.strip_prefix(&series).is_some_and(|rest| rest.starts_with([' ', '{']));
-            page.lines().filter(ours).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
-        };
+        let sum = |name: &str| sum_of::<u64>(&page, &format!("workspace_gateway_{name}"));
         let tasks = runtime.metrics().num_alive_tasks();
         let in_use = FIGURES.map(|name| if name == "tasks" { tasks as u64 } else { sum(name) });
-        let figures: Vec<_> = in_use.into_iter().chain(COUNTS.map(sum)).map(|figure| figure.to_string()).collect();
+        let in_sync = server.gateway().fleet_sync().map_or(Duration::ZERO, |(until, _)| until - time.now());
+        let in_sync = u64::try_from(in_sync.as_millis()).expect("at most some seconds");
+        let figures = in_use.into_iter().chain(COUNTS.map(sum)).chain([in_sync]);
+        let figures: Vec<_> = figures.map(|figure| figure.to_string()).collect();
         println!("{}", figures.join(" "));
     }
 }
@@ -138,6 +144,24 @@ impl Gateway {
     pub(crate) fn counts(&mut self) -> [u64; COUNTS.len()] {
         let figures = self.figures();
         std::array::from_fn(|place| figures[FIGURES.len() + place])
+    }
+
+    /// How many calls to upstream are in flight.
+    pub(crate) fn calls(&mut self) -> u64 {
+        let place = FIGURES.iter().position(|name| *name == "upstream_requests_in_flight");
+        self.figures()[place.expect("it is one of them")]
+    }
+
+    /// Until when it is in sync with its fleet, at least.
+    pub(crate) fn in_sync_until(&mut self) -> Instant {
+        let asked = Clock::System.now();
+        asked + Duration::from_millis(*self.figures().last().expect("the last figure"))
+    }
+
+    /// Kills it, and returns when it has ended.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it has ended");
     }
 
     /// Sends a command and waits until it is done.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use workspace_gateway::testing::clock::Clock;
 
 use super::cache_status::{CacheStatus, Source};
 use super::client::{self, End, Exchange, RequestDirectives};
@@ -34,6 +35,9 @@ const LATE_NOTICE: Duration = Duration::from_secs(10);
 
 /// The kind of a request that the loads have broken.
 const INCOMPLETE: &str = "(no complete response, under the loads)";
+
+/// The same for a gateway that was killed.
+const KILLED: &str = "(no complete response, the gateway was killed)";
 
 /// The kind of a response, or what is wrong with it.
 pub(crate) type Verdict = Result<String, String>;
@@ -208,10 +212,24 @@ impl Judge {
         self.loaded.is_some_and(|since| exchange.decided >= since)
     }
 
+    /// What a gateway knew is lost, because it was killed.
+    pub(crate) fn forget(&mut self, killed: usize) {
+        self.proofs.retain(|(_, gateway), _| *gateway != killed);
+        self.stored.retain(|(_, _, gateway), _| *gateway != killed);
+        self.refused.values_mut().for_each(|refusals| refusals.retain(|refusal| refusal.gateway != killed));
+    }
+
+    /// Whether the gateway has been down since the request began.
+    fn was_killed(&self, exchange: &Exchange, journal: &Journal) -> bool {
+        self.gateways[exchange.gateway].member.is_none()
+            && journal.down.within(exchange.begun, Clock::System.now()).any(|is_down| is_down)
+    }
+
     pub(crate) fn judge(&mut self, exchange: &Exchange) -> Verdict {
         let (status, headers, body) = match &exchange.end {
             End::Broken(_) if self.is_loaded(exchange) => return Ok(INCOMPLETE.to_owned()),
             End::Aborted => return Ok("(the client aborted)".to_owned()),
+            End::Broken(_) if self.was_killed(exchange, &lock(&self.journal)) => return Ok(KILLED.to_owned()),
             // In HTTP/2 the reset of a relayed response may overtake its head.
             End::Broken(error) if exchange.directives == RequestDirectives::NoStore && error.contains("Reset(") => {
                 let has_broken = lock(&self.journal).was(ago(exchange.begun, NOTICE), exchange.decided, breaks);
@@ -236,6 +254,7 @@ impl Judge {
                 return Ok(format!("{kind} (incomplete like upstream's)"));
             }
             Err(_) if self.is_loaded(exchange) => return Ok(INCOMPLETE.to_owned()),
+            Err(_) if self.was_killed(exchange, &journal) => return Ok(KILLED.to_owned()),
             Err(error) => return Err(error.clone()),
         };
         let is_own = body.windows(32).any(|words| words == br#""error_msg":"workspace-gateway: "#.as_slice());
@@ -521,7 +540,7 @@ impl Judge {
         let Exchange { gateway, standing, .. } = *case.exchange;
         let span = Span { begun: case.begun(), decided: case.decided(), standing };
         let is_late = case.cache_status.detail.as_deref() == Some("late");
-        if case.source != Source::Upstream || is_late {
+        if case.source != Source::Upstream || is_late || self.was_killed(case.exchange, case.journal) {
             return;
         }
         match case.cache_status.status {

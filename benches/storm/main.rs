@@ -6,21 +6,21 @@
 //! seconds beside the clients; for a part of that time the gateway has no free descriptors. It may then refuse
 //! requests, be late and close connections. Complete responses must still be correct, and nothing may stay in use.
 //!
-//! Then the clients move between the three gateways of a fleet (`fleet.rs`). This needs redis-server and redis-cli on the
-//! PATH.
+//! Then the clients move between the four gateways of a fleet (`fleet.rs`): with one engine, and with Sentinel. This needs
+//! redis-server and redis-cli on the PATH.
 //!
 //! `cargo bench --bench storm` prints the number of responses of each kind. It fails if a response is wrong, late or
 //! missing, or if the gateway has more resources in use at the end than at the beginning. Flags: `-- --seconds 10`,
-//! `--fleet-seconds 60`, `--clients 50`, `--seed 7`. A part with 0 seconds is left out. The seed fixes the injected
-//! faults and the requests, but not their timing.
+//! `--fleet-seconds 60`, `--sentinel-seconds 60`, `--clients 50`, `--seed 7`. A part with 0 seconds is left out. The
+//! seed fixes the injected faults and the requests, but not their timing.
 //!
 //! ```text
 //! world         callers, resources, states of upstream   gateway    the gateway's process
 //! faults        changes of upstream                      client     sends requests
 //! cache_status  parses `Cache-Status`                    judge      judges responses
 //! settings      the gateways' settings                   report     the results
-//! fleet         the part with a fleet                    engine     the fleet's engine
-//! endpoint      a gateway as its clients see it
+//! fleet         the parts with a fleet                   engines    the fleets' engines
+//! endpoint      a gateway as its clients see it          mortal     the gateway that is killed
 //! ```
 
 #![allow(missing_docs, clippy::expect_used)]
@@ -28,13 +28,20 @@
 mod cache_status;
 mod client;
 mod endpoint;
+#[path = "../support/engine.rs"]
 mod engine;
+mod engines;
 mod faults;
 mod fleet;
 mod gateway;
 mod judge;
+#[path = "../support/limits.rs"]
+mod limits;
 #[path = "../loads/mod.rs"]
 mod loads;
+#[path = "../support/metrics.rs"]
+mod metrics;
+mod mortal;
 mod report;
 mod settings;
 mod world;
@@ -108,13 +115,20 @@ fn main() -> ExitCode {
         clients: number(&arguments, "--clients", 200),
         seed: number(&arguments, "--seed", 1),
     };
-    let fleet =
-        FleetStorm { seconds: number(&arguments, "--fleet-seconds", 24), clients: storm.clients / 2, seed: storm.seed };
+    let fleet = |flag, with_sentinel| FleetStorm {
+        with_sentinel,
+        seconds: number(&arguments, flag, 24),
+        clients: storm.clients / 2,
+        seed: storm.seed,
+    };
+    let fleets = [fleet("--fleet-seconds", false), fleet("--sentinel-seconds", true)];
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let passes = runtime.block_on(async {
-        let alone = storm.seconds == 0 || storm.run().await;
-        let in_fleet = fleet.seconds == 0 || fleet.run().await;
-        alone && in_fleet
+        let mut passes = storm.seconds == 0 || storm.run().await;
+        for fleet in fleets.iter().filter(|fleet| fleet.seconds > 0) {
+            passes &= fleet.run().await;
+        }
+        passes
     });
     if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -136,7 +150,7 @@ impl Storm {
         let simulator = Simulator::start().await.expect("a simulator");
         let urls = [Service::Workspace, Service::AppStream].map(|service| simulator.url(service));
         let mut gateway = Gateway::start(&settings::toml(&urls, &ALONE));
-        let gateways = Endpoint::alone(gateway.address);
+        let gateways: Arc<[Endpoint]> = Arc::new([Endpoint::new(gateway.address, None)]);
         let world = Arc::new(World::new(simulator));
         let journal = Arc::new(Mutex::new(Journal::new(&world, Clock::System.now())));
         let judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, ALONE);

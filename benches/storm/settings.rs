@@ -34,6 +34,9 @@ pub(crate) const FLEET: Lifetimes = Lifetimes {
 
 /// `fleet.sync`, by default.
 pub(crate) const SYNC: Duration = Duration::from_secs(1);
+/// `fleet.budget`, for a machine where clients and upstream take the processors, too. Otherwise the gateways would work without
+/// the engine most of the time.
+pub(crate) const BUDGET: Duration = Duration::from_millis(200);
 /// `ttl_jitter`, in percent.
 pub(crate) const JITTER: u32 = 10;
 pub(crate) const BACKOFF: Duration = Duration::from_millis(250);

@@ -210,6 +210,8 @@ pub(crate) struct Journal {
     /// For each caller, whether its token is valid in its project.
     pub(crate) token_states: Vec<Timeline<bool>>,
     pub(crate) purges: Vec<Purge>,
+    /// Whether the gateway that is killed in a fleet is down.
+    pub(crate) down: Timeline<bool>,
 }
 
 /// A purge at one gateway.
@@ -239,6 +241,7 @@ impl Journal {
             versions: Timeline::new(now, now),
             token_states: world.callers.iter().map(|caller| Timeline::new(caller.project.is_some(), now)).collect(),
             purges: Vec::new(),
+            down: Timeline::new(false, now),
         }
     }
 

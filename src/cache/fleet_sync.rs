@@ -35,6 +35,11 @@ impl FleetSync {
         self.base + Duration::from_nanos(self.until.load(Ordering::Acquire))
     }
 
+    /// Until when this process knows what others have told. `None` if it has never been in sync.
+    pub(crate) fn knows_until(&self) -> Option<Instant> {
+        Some(self.ended()).filter(|ended| *ended > self.base)
+    }
+
     fn nanos(&self, time: Instant) -> u64 {
         u64::try_from(time.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
     }
@@ -50,11 +55,11 @@ mod tests {
         let base = Clock::System.now();
         let at = |second| base + Duration::from_secs(second);
         let sync = FleetSync::new(base);
-        assert!(!sync.is_in_sync(base) && sync.ended() == base);
+        assert!(!sync.is_in_sync(base) && sync.knows_until().is_none());
         sync.extend(at(5));
         sync.extend(at(3));
         assert!(sync.is_in_sync(base) && sync.is_in_sync(at(4)) && !sync.is_in_sync(at(5)));
-        assert_eq!(sync.ended(), at(5), "an earlier end shortens nothing");
+        assert_eq!((sync.ended(), sync.knows_until()), (at(5), Some(at(5))), "an earlier end shortens nothing");
         sync.extend(at(9));
         assert!(sync.is_in_sync(at(8)));
     }

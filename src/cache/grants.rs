@@ -179,7 +179,7 @@ impl Basis {
     fn covers_until(self, sync: Option<&FleetSync>) -> Option<Instant> {
         match self {
             Self::Own => None,
-            Self::Borrowed { at } => Some(sync.map_or(at, |sync| sync.ended().max(at))),
+            Self::Borrowed { at } => Some(sync.and_then(FleetSync::knows_until).map_or(at, |ended| ended.max(at))),
             Self::Lapsed { covers_until } => Some(covers_until),
         }
     }

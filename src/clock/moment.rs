@@ -32,6 +32,15 @@ impl Moment {
             None => MAX_SKEW.checked_sub(self.wall - later.wall),
         }
     }
+
+    /// The time that has certainly passed until `later`. Within one boot it is that of `CLOCK_BOOTTIME`. Otherwise only the
+    /// wall clock is known, and [`MAX_SKEW`] is subtracted.
+    pub(crate) fn certain_until(&self, later: &Self) -> Duration {
+        match (self.boot, later.boot) {
+            (Some((boot, begin)), Some((same_boot, end))) if boot == same_boot => end.saturating_sub(begin),
+            _ => later.wall.saturating_sub(self.wall).saturating_sub(MAX_SKEW),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -63,6 +72,25 @@ mod tests {
             (moment(Some((2, 7)), 9_994), None),
         ] {
             assert_eq!(written.until(&read), seconds.map(|seconds| seconds * SECOND), "{read:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_certainly_passed_is_never_more_than_the_time_that_has_passed() {
+        let written = moment(Some((1, 100)), 10_000);
+        for (read, seconds) in [
+            // The same boot, whatever the wall clock shows.
+            (moment(Some((1, 160)), 10_060), 60),
+            (moment(Some((1, 160)), 10_500), 60),
+            (moment(Some((1, 160)), 9_000), 60),
+            (moment(Some((1, 99)), 10_500), 0),
+            // Another boot or machine: wall clocks may differ by 5 s.
+            (moment(Some((2, 7)), 10_060), 55),
+            (moment(None, 10_060), 55),
+            (moment(Some((2, 7)), 10_004), 0),
+            (moment(Some((2, 7)), 9_994), 0),
+        ] {
+            assert_eq!(written.certain_until(&read), seconds * SECOND, "{read:?}");
         }
     }
 }

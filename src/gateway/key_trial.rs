@@ -74,7 +74,7 @@ impl KeyTrials {
         };
         let shown = looked_up.records.into_iter().next().flatten().and_then(|(order, sealed)| {
             let (written, record) = self.names.open(&access_key_context(&place, order), &sealed).ok()?;
-            let at = self.clock.now().checked_sub(passed_since(&written, looked_up.time, &self.clock)?)?;
+            let at = self.clock.now().checked_sub(passed_since(&written, looked_up.time, &self.clock)?.longest)?;
             let news: KeyNews = postcard::from_bytes(&record).ok()?;
             (news.access_key() == id).then_some((news, at))
         });

@@ -152,7 +152,7 @@ impl Tier {
         let now = clock.now();
         let proved = postcard::from_bytes::<Duration>(&record).ok().and_then(|proved_before| {
             let passed = passed_since(&written, time, clock)?;
-            now.checked_sub(passed)?.checked_sub(proved_before)
+            now.checked_sub(passed.longest)?.checked_sub(proved_before)
         });
         proved.is_some_and(|proved| memory.grants.borrow(caller_scope, proved, is_current, now))
     }
@@ -179,8 +179,9 @@ impl Tier {
         let now = clock.now();
         let passed = passed_since(&written, time, clock)?;
         let configured = request.active.lifetime(key.scope(), memory.store.staleness(), now);
-        let (builder, observations) = record::decode(&record, key, configured, now.checked_sub(passed)?)?;
-        Some((builder.sent_by(now).with_key_digest(observer.digests.of_key(key)), observations))
+        let (builder, observations) = record::decode(&record, key, configured, now.checked_sub(passed.longest)?)?;
+        let sent_by = builder.sent() + (passed.longest - passed.certain);
+        Some((builder.sent_by(sent_by).with_key_digest(observer.digests.of_key(key)), observations))
     }
 
     /// Stores the entry for a key in the tier, if the entry is shared. Returns the lease if it was not released by that.

@@ -328,14 +328,27 @@ pub(super) fn written(ticket: &Ticket, clock: &Clock) -> Option<(Instant, Writte
     Some((now, Written { moment, tier: ticket.time + now.saturating_duration_since(ticket.drawn) }))
 }
 
-/// The time since a record was written, at least. `None` if it seems to be from the future.
-pub(super) fn passed_since(written: &Written, time: Duration, clock: &Clock) -> Option<Duration> {
+/// The time since a record was written. No clock of another process is exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// For the age of an entry or a proof.
+    pub(super) longest: Duration,
+    /// For the latest time at which an entry may have been sent.
+    pub(super) certain: Duration,
+}
+
+/// `None` if the record seems to be from the future.
+pub(super) fn passed_since(written: &Written, time: Duration, clock: &Clock) -> Option<Passed> {
     let on_tier = match time.checked_sub(written.tier) {
         Some(passed) => passed,
         // Not from the future.
         None => MAX_SKEW.checked_sub(written.tier - time).map(|_| Duration::ZERO)?,
     };
-    Some(written.moment.until(&clock.moment()?)?.max(on_tier))
+    let now = clock.moment()?;
+    let longest = written.moment.until(&now)?.max(on_tier);
+    // Another node of the tier may answer now. A ticket's time is also a bit earlier than when the ticket came.
+    let certain = written.moment.certain_until(&now).min(on_tier.saturating_sub(MAX_SKEW));
+    Some(Passed { longest, certain })
 }
 
 fn in_scope(CallerScope { caller, scope }: &CallerScope) -> Vec<u8> {
@@ -372,4 +385,30 @@ pub(super) fn access_key_context(place: &Place, Order { incarnation, number }: O
 
 fn notice_context(voids: Option<Name>) -> Vec<u8> {
     [&b"notice"[..], voids.as_ref().map_or(&[][..], |set| &set[..])].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What has passed since a record, after these times on the gateway's clocks and on that of the tier.
+    fn passed(here: u32, on_tier: u32) -> [Duration; 2] {
+        let manual = ManualClock::of_boot([1; 16]);
+        let clock = Clock::Manual(manual.clone());
+        let written = Written { moment: clock.moment().unwrap(), tier: 100 * SECOND };
+        manual.advance(here * SECOND);
+        let Passed { longest, certain } = passed_since(&written, (100 + on_tier) * SECOND, &clock).unwrap();
+        [certain, longest]
+    }
+
+    #[test]
+    fn the_slower_clock_bounds_what_has_certainly_passed() {
+        assert_eq!(passed(60, 60), [55 * SECOND, 60 * SECOND]);
+        assert_eq!(passed(60, 20), [15 * SECOND, 60 * SECOND]);
+        assert_eq!(passed(20, 60), [20 * SECOND, 60 * SECOND]);
+        assert_eq!(passed(0, 3), [Duration::ZERO, 3 * SECOND]);
+    }
 }

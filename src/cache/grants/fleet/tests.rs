@@ -30,6 +30,14 @@ impl Bench {
         Self { grants, sync, revocations, me: caller_scope("a", "/v2/p/products"), start }
     }
 
+    /// Out of sync, in a process that has begun at this second.
+    fn begun_at(second: u32) -> Self {
+        let other = Self::new(SETTINGS);
+        let sync = Arc::new(FleetSync::new(other.at(second)));
+        let grants = Grants::new(SETTINGS, Arc::clone(&other.revocations)).in_fleet(Arc::clone(&sync));
+        Self { grants: Arc::new(grants), sync, ..other }
+    }
+
     fn in_sync_until(second: u32) -> Self {
         let bench = Self::new(SETTINGS);
         bench.sync.extend(bench.at(second));
@@ -92,6 +100,9 @@ fn a_grant_that_was_borrowed_out_of_sync_covers_nothing_later_than_its_proof() {
     let bench = Bench::in_sync_until(10);
     assert!(bench.borrow(15, 30));
     assert_eq!(bench.covers(40), Some(15));
+    let never = Bench::begun_at(20);
+    assert!(never.borrow(15, 30));
+    assert_eq!(never.covers(40), Some(15), "the process has begun after the proof, and was never in sync");
     let alone = Bench::new(SETTINGS);
     let grants = Grants::new(SETTINGS, Arc::default());
     assert!(grants.borrow(&alone.me, alone.at(15), || true, alone.at(30)));

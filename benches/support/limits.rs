@@ -1,11 +1,14 @@
 //! Prints figures, and whether they are within their limits.
 
+// Each bench uses a part.
+#![allow(dead_code)]
+
 #[derive(Default)]
-pub(crate) struct Judge {
+pub(crate) struct Limits {
     pub(crate) has_failed: bool,
 }
 
-impl Judge {
+impl Limits {
     fn check(&mut self, what: &str, figures: &str, is_within: bool, limit: &str) {
         let verdict = if is_within { "" } else { "   FAILED" };
         self.has_failed |= !is_within;
