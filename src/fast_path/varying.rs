@@ -1,5 +1,5 @@
-//! Splits a head into what makes it known and the values of its *varying fields*. Clients send another value
-//! of these with each request: a trace, a signature and its date, a validator.
+//! Splits a head into what makes it known and the values of its *varying fields*. Clients send another value of these with
+//! each request: a trace, a signature and its date, a validator. Of `Authorization` only the signature varies.
 //!
 //! A head is known by all its bytes but these values. So its other lines, and the names, number and order of its fields,
 //! have been read and checked before. Only the values are new, and each that is used is read anew. A value that the full
@@ -13,8 +13,12 @@ use crate::request::validate::has_blanks;
 /// The varying fields. The gateway reads neither `tracestate` nor a client's `X-Request-Id` on a hit.
 const NAMES: [&str; 6] = ["traceparent", "tracestate", "x-request-id", "x-sdk-date", "authorization", "if-none-match"];
 
-/// The place of `If-None-Match`.
-const IS_LIST: usize = 5;
+/// The places of the fields that are lists.
+const AUTHORIZATION: usize = 4;
+const IF_NONE_MATCH: usize = 5;
+
+/// The last part of an `Authorization`. Only what comes after it varies.
+const SIGNATURE: &str = "Signature=";
 
 /// The longest value of a varying field, in bytes. A head with a longer one is not remembered.
 const MAX_VALUE: usize = 1_024;
@@ -26,15 +30,27 @@ pub(crate) struct VaryingFields<'h> {
 }
 
 impl<'h> VaryingFields<'h> {
-    /// Sets the value of the field at a place in [`NAMES`]. `None` if the head must not be remembered: the field comes
-    /// twice, the value is too long or has bytes that are not visible ASCII or a space, or `If-None-Match` is a list.
-    fn set(&mut self, place: usize, value: &'h [u8]) -> Option<()> {
+    /// Sets the field at a place in [`NAMES`]. Returns how many bytes of its value do not vary. `None` if the head must
+    /// not be remembered: the field comes twice, the value is too long or has bytes that are not visible ASCII or a
+    /// space, or a list could have another number of members.
+    fn set(&mut self, place: usize, value: &'h [u8]) -> Option<usize> {
         let is_text = value.len() <= MAX_VALUE && value.iter().all(|byte| matches!(byte, b' '..=b'~'));
-        if !is_text || self.values[place].is_some() || (place == IS_LIST && value.contains(&b',')) {
+        if !is_text || self.values[place].is_some() {
             return None;
         }
-        self.values[place] = Some(std::str::from_utf8(value).ok()?.trim_matches(' '));
-        Some(())
+        let value = std::str::from_utf8(value).ok()?;
+        let constant = match place {
+            AUTHORIZATION => value.rfind(SIGNATURE).map_or(value.len(), |begin| begin + SIGNATURE.len()),
+            _ => 0,
+        };
+        let varying = &value[constant..];
+        let may_vary = match place {
+            AUTHORIZATION => varying.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+            IF_NONE_MATCH => !varying.contains(','),
+            _ => true,
+        };
+        self.values[place] = Some(varying.trim_matches(' '));
+        may_vary.then_some(constant)
     }
 
     pub(super) fn traceparent(&self) -> Option<&'h str> {
@@ -45,12 +61,13 @@ impl<'h> VaryingFields<'h> {
         self.values[3]
     }
 
-    pub(crate) fn authorization(&self) -> Option<&'h str> {
-        self.values[4]
+    /// The signature in `Authorization`. Empty if that has another form.
+    pub(crate) fn signature(&self) -> Option<&'h str> {
+        self.values[AUTHORIZATION]
     }
 
     pub(super) fn if_none_match(&self) -> Option<&'h str> {
-        self.values[5]
+        self.values[IF_NONE_MATCH]
     }
 }
 
@@ -69,9 +86,8 @@ pub(super) fn split<'h>(head: &'h [u8], mut known: impl FnMut(&'h [u8])) -> Opti
         let line = &head[begin..begin + length];
         if let Some((place, name_length)) = varying_field(line) {
             let value = line[name_length + 1..].strip_suffix(b"\r")?;
-            fields.set(place, value)?;
             let value_begin = begin + name_length + 1;
-            known(&head[rest..value_begin]);
+            known(&head[rest..value_begin + fields.set(place, value)?]);
             rest = value_begin + value.len();
         }
         begin += length + 1;
@@ -98,7 +114,7 @@ pub(super) fn split_parsed<'h>(head: &'h Parts, mut known: impl FnMut(&'h [u8]))
         match NAMES.iter().position(|varying| varying == name) {
             // In HTTP/2, such a value is malformed (RFC 9113 §8.2.1).
             Some(_) if has_blanks(value) => return None,
-            Some(place) => fields.set(place, value.as_bytes())?,
+            Some(place) => known(&value.as_bytes()[..fields.set(place, value.as_bytes())?]),
             None => known(value.as_bytes()),
         }
         known(END);
@@ -137,14 +153,14 @@ mod tests {
     #[test]
     fn only_the_values_of_varying_fields_are_split_off() {
         let head = "GET /a?traceparent:b HTTP/1.1\r\nHost: h\r\nTraceParent: 00-1\r\ntracestate: s\r\nx-request-id:1\r\n\
-                    X-Sdk-Date:  20261122T120000Z \r\nAuthorization: SDK a\r\nif-none-match: \"a\"\r\nx-auth-token: T\r\n\r\n";
+                    X-Sdk-Date:  20261122T120000Z \r\nAuthorization: SDK Signature=0a\r\nif-none-match: \"a\"\r\nx-auth-token: T\r\n\r\n";
         let (known, fields) = split_text(head).unwrap();
         assert_eq!(
             known,
             "GET /a?traceparent:b HTTP/1.1\r\nHost: h\r\nTraceParent:\r\ntracestate:\r\nx-request-id:\r\n\
-             X-Sdk-Date:\r\nAuthorization:\r\nif-none-match:\r\nx-auth-token: T\r\n\r\n"
+             X-Sdk-Date:\r\nAuthorization: SDK Signature=\r\nif-none-match:\r\nx-auth-token: T\r\n\r\n"
         );
-        assert_eq!(fields.values, ["00-1", "s", "1", "20261122T120000Z", "SDK a", "\"a\""].map(Some));
+        assert_eq!(fields.values, ["00-1", "s", "1", "20261122T120000Z", "0a", "\"a\""].map(Some));
     }
 
     #[test]
@@ -177,6 +193,8 @@ mod tests {
             "if-none-match: \u{e9}\r\n",
             "x-sdk-date: \0\r\n",
             "if-none-match: \"a\", \"b\"\r\n",
+            "authorization: SDK Signature=0, a\r\n",
+            "authorization: SDK Signature= 0\r\n",
         ] {
             assert_eq!(split_text(&format!("GET / HTTP/1.1\r\n{lines}\r\n")), None, "{lines:?}");
         }

@@ -20,7 +20,7 @@ use crate::request::caller::Credential;
 use crate::request::fingerprint::Fingerprint;
 use crate::request::validate::MAX_FIELDS;
 use crate::signing::ring::VerifiedRequest;
-use crate::signing::{RepeatedRequest, SignedTarget, X_SDK_DATE, has_signature};
+use crate::signing::{RepeatedRequest, SignedTarget, X_SDK_DATE};
 use crate::telemetry::record::RequestRecord;
 
 /// Requests with a larger key, in bytes, are not remembered, to save memory.
@@ -60,8 +60,6 @@ impl Gateway {
             return;
         }
         let signed = match credential {
-            // The signature beside a token means nothing for a hit. Its form is not checked, so it is not remembered.
-            Credential::Token(_) if has_signature(&head.headers) => return,
             Credential::Token(_) => None,
             Credential::Signed(verified) => match repeated(verified, head, &received_uri) {
                 Some(repeated) => Some(repeated),
@@ -93,8 +91,8 @@ impl Gateway {
 
     /// Whether the request is signed by its key, and the key may be used now. If not, the full path answers it.
     fn verify_again(&self, signed: &RepeatedRequest, varying: VaryingFields<'_>, service: Service) -> bool {
-        let Some((authorization, date)) = varying.authorization().zip(varying.sdk_date()) else { return false };
-        let is_verified = signed.verify(authorization, date, self.clock.date())
+        let Some((signature, date)) = varying.signature().zip(varying.sdk_date()) else { return false };
+        let is_verified = signed.verify(signature, date, self.clock.date())
             && !self.fetcher.key_breaker.is_suspended(signed.key(), service);
         if is_verified {
             self.observer.metrics.signature("verified");

@@ -14,13 +14,11 @@ use ring::digest::{Context, SHA256};
 
 use super::canonical::{CanonicalPart, write_canonical};
 use super::ring::{VerifiedRequest, is_near};
-use super::{AccessKey, Authorization, SignedTarget, X_SDK_DATE, X_SECURITY_TOKEN, date};
+use super::{AccessKey, SignedTarget, X_SDK_DATE, X_SECURITY_TOKEN, date};
 
 /// What verifies the same request with another date.
 pub(crate) struct RepeatedRequest {
     key: Arc<AccessKey>,
-    /// `Authorization` up to the signature.
-    authorization: Box<str>,
     before_date: Context,
     after_date: Vec<Piece>,
 }
@@ -47,7 +45,6 @@ impl RepeatedRequest {
         headers: &HeaderMap,
     ) -> Option<Self> {
         let VerifiedRequest { key, covered, payload } = verified;
-        let authorization = Authorization { access: key.id(), signed_headers: covered, signature: "" };
         let mut before_date = Context::new(&SHA256);
         let mut after_date: Vec<Piece> = Vec::new();
         let (mut is_after, mut may_be_kept) = (false, true);
@@ -60,18 +57,16 @@ impl RepeatedRequest {
             CanonicalPart::Text(text) if is_after => after_date.push(Piece::Text(text.into())),
             CanonicalPart::Text(text) | CanonicalPart::Value { value: text, .. } => before_date.update(text),
         })?;
-        let authorization = authorization.to_string().into();
-        (is_after && may_be_kept).then(|| Self { key: Arc::clone(key), authorization, before_date, after_date })
+        (is_after && may_be_kept).then(|| Self { key: Arc::clone(key), before_date, after_date })
     }
 
     pub(crate) fn key(&self) -> &AccessKey {
         &self.key
     }
 
-    /// Whether the request with this `Authorization` and `X-Sdk-Date` is signed by the key, and the date is near enough.
-    /// The rest of the request must be the same.
-    pub(crate) fn verify(&self, authorization: &str, signed_at: &str, now: SystemTime) -> bool {
-        let Some(signature) = authorization.strip_prefix(&*self.authorization) else { return false };
+    /// Whether the key has signed the request with this `X-Sdk-Date`, and the date is near enough. The rest of the request
+    /// must be the same, the rest of `Authorization` included.
+    pub(crate) fn verify(&self, signature: &str, signed_at: &str, now: SystemTime) -> bool {
         if !date::parse(signed_at).is_some_and(|date| is_near(date, now)) {
             return false;
         }
