@@ -2,17 +2,20 @@
 //! answer within its budget, the request goes on without it.
 //!
 //! - `keeper`: the task that keeps a link to the engine. It reads the log, and `teller` tells the engine.
+//! - `check`: tries whether the engine can be used, for `check --fleet`.
 //! - `commands`: the commands, and how replies are read. Pure.
 //! - `requests`: what requests do with the engine: look-ups, records and leases.
 //! - `link`: connections to the node that has the keys; `dialer` finds the node, `stream` and `framing` bound what it may
-//!   send, `tls` is for `rediss://`.
+//!   send, `tls` is for `rediss://`, and `diagnosis` says what a node seems to be that cannot be used.
 //! - `breaker`: when look-ups are sent. Pure.
 //! - `notices`: what all gateways must know. Pure.
 //! - `log`: how far the log has been read. Pure.
 
 mod breaker;
+mod check;
 mod commands;
 mod connection;
+mod diagnosis;
 mod dialer;
 mod framing;
 mod keeper;
@@ -33,10 +36,10 @@ use std::time::{Duration, Instant};
 use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::{Notify, Semaphore};
 
+pub(crate) use self::check::check;
 pub(crate) use self::commands::Fault;
 use self::commands::{Fresh, Keys, OF_PROCESS};
 use self::connection::MAX_IN_FLIGHT;
-pub(crate) use self::keeper::check;
 use self::link::Link;
 use self::log::LogPosition;
 use self::notices::Notices;
@@ -107,8 +110,9 @@ pub(crate) trait Watcher: Send + Sync {
     fn missed(&self);
     /// A link has ended, or could not be opened.
     fn faulted(&self, fault: Fault);
-    /// The engine is in use from now on, or no longer because of `fault`, with details for an operator.
-    fn changed(&self, state: Result<(), LinkError>);
+    /// The engine is in use from now on, with keys that begin with this; or no longer, or not as it should be, because of a
+    /// fault, with details for an operator.
+    fn changed(&self, state: Result<String, LinkError>);
 }
 
 /// Whether the engine is in use, and why not.
@@ -117,6 +121,8 @@ pub(crate) enum EngineState {
     InUse,
     /// It does not answer in time.
     Slow,
+    /// It accepts nothing new. What it has is looked up.
+    Full,
     /// There is no usable connection.
     Unlinked(Fault),
     /// No connection has been tried yet.
@@ -128,6 +134,7 @@ impl From<EngineState> for &'static str {
         match state {
             EngineState::InUse => "in-use",
             EngineState::Slow => "slow",
+            EngineState::Full => Fault::Full.into(),
             EngineState::Unlinked(fault) => fault.into(),
             EngineState::Starting => "starting",
         }
@@ -215,8 +222,14 @@ impl Fleet {
         self.state.lock().clone()
     }
 
+    /// Whether look-ups are sent.
     pub(crate) fn is_in_use(&self) -> bool {
-        self.state() == EngineState::InUse
+        matches!(self.state(), EngineState::InUse | EngineState::Full)
+    }
+
+    /// What the names of all its keys begin with. Gateways with the same one in one engine are one fleet.
+    pub(crate) fn key_prefix(&self) -> &str {
+        self.keys.prefix()
     }
 
     /// How many notices the engine does not know yet.
@@ -261,7 +274,10 @@ impl Fleet {
             Ok(link) if link.breaker.lock().is_open() => {
                 (EngineState::Slow, Err((Fault::Silent, "three look-ups in a row took too long".to_owned())))
             }
-            Ok(_) => (EngineState::InUse, Ok(())),
+            Ok(link) if link.is_full.load(Ordering::Relaxed) => {
+                (EngineState::Full, Err((Fault::Full, link.node.clone())))
+            }
+            Ok(_) => (EngineState::InUse, Ok(self.keys.prefix().to_owned())),
             Err(Some(error)) => (EngineState::Unlinked(error.0), Err(error.clone())),
             Err(None) => return,
         };

@@ -153,7 +153,7 @@ async fn tls_with_a_client_certificate_and_a_user_with_few_rights() {
 }
 
 /// With an authority of its own, which has also issued a client certificate.
-async fn redis_with_tls() -> Option<Engine> {
+pub async fn redis_with_tls() -> Option<Engine> {
     let files = folder("engine-tls-files");
     let authority = Authority::new();
     let write = |name: &str, text: &str| std::fs::write(files.join(name), text).unwrap();
@@ -268,50 +268,4 @@ async fn explain_says_whether_the_second_tier_is_looked_up() {
     engine.kill().await;
     first.until_metric(LOST, 1.0).await;
     says("not looked up: the engine is not in use (connection)").await;
-}
-
-/// Runs `check --fleet`. Returns its exit code and the line about the engine.
-fn check(url: &str, more: &str) -> (Option<i32>, String) {
-    // Tests run at the same time, each with another port.
-    let name: String = url.chars().filter(char::is_ascii_alphanumeric).collect();
-    let file = folder(&format!("check-fleet-{name}")).join("config.toml");
-    std::fs::write(&file, settings(url, more)).unwrap();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_workspace-gateway"));
-    command.args(["check", "--fleet", "--region", "cn-north-4", "--config"]).arg(file);
-    let output = command.output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let line = text.lines().find(|line| line.starts_with("# fleet: ")).unwrap_or_default().to_owned();
-    (output.status.code(), line)
-}
-
-#[tokio::test]
-async fn check_says_whether_the_engine_can_be_used() {
-    let Some(engine) = redis("check", &[]).await else { return };
-    let (code, line) = check(&engine.url(), "");
-    assert!(code == Some(0) && line.contains(" can be used: a look-up takes "), "{code:?} {line}");
-    engine.run(&["ACL", "SETUSER", "default", "-eval"]).await;
-    let (code, line) = check(&engine.url(), "");
-    assert!(code == Some(1) && line.contains(" cannot be used: it refuses "), "{code:?} {line}");
-    engine.run(&["CONFIG", "SET", "requirepass", "swordfish"]).await;
-    let (code, line) = check(&engine.url(), "password = \"wrong-word\"");
-    let shows_none = !line.contains("swordfish") && !line.contains("wrong-word");
-    assert!(code == Some(1) && line.contains("password") && shows_none, "{code:?} {line}");
-    let (code, line) = check("redis://127.0.0.1:1", "");
-    assert!(code == Some(1) && line.contains("there is no connection to it"), "{code:?} {line}");
-}
-
-#[tokio::test]
-async fn check_fails_without_each_of_the_rights_that_the_guide_names() {
-    let Some(engine) = redis("rights", &[]).await else { return };
-    let guide = include_str!("../deploy/fleet.md");
-    let commands = guide.lines().filter(|line| line.trim().starts_with("ACL SETUSER "));
-    let rights: Vec<&str> =
-        commands.flat_map(|line| line.split(' ').filter_map(|word| word.strip_prefix('+'))).collect();
-    assert_eq!(rights.len(), 22, "{rights:?}");
-    for right in rights {
-        engine.run(&["ACL", "SETUSER", "default", &format!("-{right}")]).await;
-        let (code, line) = check(&engine.url(), "");
-        assert!(code == Some(1) && line.contains(" cannot be used: it refuses "), "{right}: {code:?} {line}");
-        engine.run(&["ACL", "SETUSER", "default", &format!("+{right}")]).await;
-    }
 }

@@ -41,6 +41,7 @@ mod faults;
 mod fences;
 mod fleet;
 mod fleet_attacks;
+mod fleet_check;
 mod fleet_faults;
 mod fleet_grants;
 mod fleet_keys;

@@ -8,8 +8,10 @@ use crate::telemetry::series::Series;
 
 #[derive(Serialize)]
 pub(super) struct FleetSummary {
-    /// `in-use`, `slow`, `starting`, or why there is no connection.
+    /// `in-use`, `slow`, `full`, `starting`, or why there is no connection.
     state: &'static str,
+    /// What the names of all keys in the engine begin with: the name of the fleet, and an id of its secret.
+    keys: String,
     /// Whether this gateway knows what the others have told. Otherwise it does not rely on what they have proved.
     in_sync: bool,
     /// For how long it has not been in sync.
@@ -29,10 +31,11 @@ pub(super) struct FleetSummary {
 }
 
 impl FleetSummary {
-    pub(super) fn of(metrics: &Metrics, state: &'static str) -> Self {
+    pub(super) fn of(metrics: &Metrics, state: &'static str, keys: &str) -> Self {
         let times = Series::of(&metrics.fleet_lookup_durations).histogram(&[], "result", |_| true);
         Self {
             state,
+            keys: keys.to_owned(),
             in_sync: metrics.fleet_in_sync.get() == 1,
             sync_age_seconds: metrics.fleet_sync_age.get(),
             to_tell: gauge(&metrics.fleet_to_tell),

@@ -274,7 +274,10 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         upstream: active.catalogue().services().map(|service| upstream(gateway, &active, service)).collect(),
         quotas: gateway.limits().into_iter().flat_map(|(service, states)| quotas(service, states)).collect(),
         quota_policies: QuotaPolicy::VARIANTS.iter().map(|policy| quota_policy(metrics, policy.into_str())).collect(),
-        fleet: gateway.fleet_state().map(|state| FleetSummary::of(metrics, state)),
+        fleet: gateway
+            .fleet_state()
+            .zip(gateway.fleet_keys())
+            .map(|(state, keys)| FleetSummary::of(metrics, state, keys)),
         misses: by(&metrics.misses, "reason"),
         unstored: by(&metrics.unstored, "reason"),
         bypasses: by(&metrics.bypasses, "reason"),

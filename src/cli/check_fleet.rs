@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::gateway::check_fleet;
 use crate::random::Random;
 
-/// The exit code is 0 if the engine can be used, 1 if it cannot.
+/// The exit code is 0 if the engine can be used, 1 if it cannot, and 2 without an engine.
 pub(super) fn run(config: &Config) -> ExitCode {
     let Some(fleet) = &config.fleet else {
         return failure(USAGE, &"check --fleet: there is no fleet.engine in the configuration");

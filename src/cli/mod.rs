@@ -58,7 +58,7 @@ enum Command {
         #[arg(long)]
         probe: bool,
         /// Also connect to fleet.engine, run each command that the gateway needs, and print how long look-ups take. The
-        /// exit code is 1 if the engine cannot be used.
+        /// exit code is 1 if the engine cannot be used, or is full, and 2 if no engine is configured.
         #[arg(long)]
         fleet: bool,
         #[command(flatten)]

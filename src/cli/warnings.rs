@@ -3,13 +3,15 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::unistd::{AccessFlags, access};
 
 use crate::budget::{Budget, memory_limit};
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Operation, Sharing};
 use crate::certificate::{NotAfter, date};
+use crate::config::enums::Mode;
 use crate::config::secret::Secret;
 use crate::config::{Config, Settings, Size};
 
@@ -51,6 +53,8 @@ pub(super) fn of(config: &Config, file: Option<&Path>) -> Vec<String> {
     all.extend(paths_as_secrets(config));
     all.extend(readable_secrets(config, file));
     all.extend(settings_without_engine(config));
+    all.extend(engine_without_use(config));
+    all.extend(tls_files_of_engine(config));
     all.extend(snapshot_folder(config));
     all
 }
@@ -75,6 +79,25 @@ fn settings_without_engine(config: &Config) -> Option<String> {
             given.join(", ")
         )
     })
+}
+
+/// A warning if gateways share no responses although there is an engine.
+fn engine_without_use(config: &Config) -> Option<String> {
+    config.fleet.as_ref()?;
+    if config.settings.mode == Mode::Bypass {
+        return Some("fleet.engine: has no effect with mode = \"bypass\"".to_owned());
+    }
+    let is_shared = |operation: &Arc<Operation>| operation.sharing == Sharing::Project;
+    (!config.catalogue.operations().iter().any(is_shared)).then(|| {
+        "fleet.engine: no responses are shared with other gateways, because no operation has sharing = \"project\""
+            .to_owned()
+    })
+}
+
+/// A warning if the engine cannot be used because of a file. It may come later.
+fn tls_files_of_engine(config: &Config) -> Option<String> {
+    let error = config.fleet.as_ref()?.check_tls_files().err()?;
+    Some(format!("{error}: the engine is not used before it can be read"))
 }
 
 /// A warning if no snapshot can be written because of its folder.
@@ -271,6 +294,23 @@ mod tests {
             let warning = settings_without_engine(&config(&format!("[fleet]\n{text}")));
             assert_eq!(warning.is_some(), expected.is_some(), "{text}: {warning:?}");
             assert!(warning.unwrap_or_default().contains(expected.unwrap_or_default()), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_engine_that_is_of_no_use_causes_a_warning() {
+        let fleet = format!("[fleet]\nengine = \"rediss://a\"\nsecret = \"{}\"\n", "s".repeat(32));
+        for (before, after, expected) in [
+            ("", "", None),
+            ("mode = \"bypass\"\n", "", Some("fleet.engine: has no effect with mode = \"bypass\"")),
+            ("[cache]\nsharing = \"caller\"\n", "", Some("fleet.engine: no responses are shared")),
+            ("", "ca_file = \"/nowhere/ca.pem\"", Some("fleet.ca_file: cannot read /nowhere/ca.pem: ")),
+        ] {
+            let config = config(&format!("{before}{fleet}{after}"));
+            let warnings: Vec<_> =
+                engine_without_use(&config).into_iter().chain(tls_files_of_engine(&config)).collect();
+            assert_eq!(warnings.len(), usize::from(expected.is_some()), "{before}{after}: {warnings:?}");
+            assert!(warnings.concat().contains(expected.unwrap_or_default()), "{before}{after}: {warnings:?}");
         }
     }
 

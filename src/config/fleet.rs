@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::engine_url::EngineUrl;
+pub(crate) use super::engine_url::Topology;
 use super::files::Files;
-use super::fleet_values::EngineUrl;
-pub(crate) use super::fleet_values::Topology;
 use super::read_file::{read, secret_path, shown_path};
 use super::secret::Secret;
 use super::settings::FleetSettings;
@@ -54,6 +54,14 @@ pub(crate) struct EngineFiles {
     pub(crate) client: Option<(Vec<u8>, Vec<u8>)>,
 }
 
+/// Those of [`EngineFiles`].
+type TlsFiles = (Option<(String, Vec<u8>)>, Option<(Vec<u8>, Vec<u8>)>);
+
+/// Whether a text is the path of a file, and not a random text in base64, which has capital letters.
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && !text.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'+' || byte == b'=')
+}
+
 impl FleetConfig {
     /// Reads the secret. `None` without an engine.
     pub(super) fn look_up(settings: &FleetSettings, files: &mut Files) -> Result<Option<Self>, String> {
@@ -61,6 +69,11 @@ impl FleetConfig {
         let named = |name: &'static str| move |error| format!("fleet.{name}: {error}");
         // `check` reports it if it is missing.
         let Some(secret) = settings.secret.as_ref() else { return Ok(None) };
+        if matches!(secret, Secret::Inline(text) if is_path(text)) {
+            return Err("fleet.secret: (not shown, may be a secret) is a path: expected { file = \"/path\" } for a secret in a \
+                        file. Otherwise everybody who can guess the path has the secret"
+                .to_owned());
+        }
         let secret = secret.look_up(files).map_err(named("secret"))?;
         if secret.len() < MIN_SECRET {
             return Err(format!("fleet.secret: is too short: expected at least {MIN_SECRET} characters"));
@@ -83,6 +96,14 @@ impl FleetConfig {
         }))
     }
 
+    /// Whether the files for TLS can be read now. They are read for each connection.
+    ///
+    /// # Errors
+    /// Names the setting and the file.
+    pub(crate) fn check_tls_files(&self) -> Result<(), String> {
+        self.read_tls_files().map(drop)
+    }
+
     /// For tests on busy machines: how long a request waits for the engine.
     pub fn set_budget(&mut self, budget: Duration) {
         self.budget = budget;
@@ -96,6 +117,11 @@ impl FleetConfig {
     /// Reads the password and the TLS files again, for they may have been replaced.
     pub(crate) fn read_files(&self) -> Result<EngineFiles, String> {
         let password = self.password.as_ref().map(|password| password.look_up(&mut Files::default())).transpose();
+        let (ca, client) = self.read_tls_files()?;
+        Ok(EngineFiles { password: password.map_err(|error| format!("fleet.password: {error}"))?, ca, client })
+    }
+
+    fn read_tls_files(&self) -> Result<TlsFiles, String> {
         let contents = |name: &str, path: &PathBuf, shown: String| {
             read(path).map_err(|error| format!("fleet.{name}: cannot read {shown}: {error}"))
         };
@@ -107,11 +133,7 @@ impl FleetConfig {
             let cert = contents("cert_file", cert, shown_path(cert))?;
             Ok::<_, String>((cert, contents("key_file", key, secret_path(key))?))
         });
-        Ok(EngineFiles {
-            password: password.map_err(|error| format!("fleet.password: {error}"))?,
-            ca: ca.transpose()?,
-            client: client.transpose()?,
-        })
+        Ok((ca.transpose()?, client.transpose()?))
     }
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod access_keys;
 pub(crate) mod changes;
 mod check;
+mod engine_url;
 mod entries;
 pub(crate) mod enums;
 mod error;

@@ -107,6 +107,7 @@ fn expectation(path: &[Part], expected: &str) -> String {
         Some("requests") => "[\"/v2/{project_id}/products\"]",
         Some("empty_is_absent") => "[\"os_type\"]",
         Some("defaults") => "{ limit = \"100\" }",
+        _ if expected == "a boolean" => return "true or false".to_owned(),
         _ => return expected.to_owned(),
     };
     match expected {

@@ -78,11 +78,11 @@ impl Secret {
     /// Reads the secret. Line breaks at its end are removed, because files often end with one.
     pub(super) fn look_up(&self, files: &mut Files) -> Result<String, String> {
         let (text, source) = match self {
-            Self::Inline(text) => (text.clone(), String::new()),
+            Self::Inline(text) => (text.clone(), None),
             Self::File(path) => {
                 let shown = secret_path(path);
                 let text = files.read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-                (text, format!("the contents of {shown} "))
+                (text, Some(shown))
             }
             Self::Environment(name) => {
                 // If no variable has this name, the name may be the secret itself.
@@ -92,17 +92,25 @@ impl Secret {
                     }
                     VarError::NotUnicode(_) => format!("the variable {name} is not UTF-8"),
                 })?;
-                (text, format!("the variable {name} "))
+                (text, Some(format!("the variable {name}")))
             }
         };
         // Editors and shells of Windows may begin a file with a byte order mark (RFC 3629 §6).
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text).trim_end_matches(['\r', '\n']);
         if text.is_empty() {
-            return Err(format!("{source}is empty: {ALLOWED}"));
+            return Err(match source {
+                Some(source) => format!("{source} is empty: expected the secret there"),
+                None => format!("is empty: {ALLOWED}"),
+            });
         }
         // For example a file that also contains a heading or the id.
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(format!("{source}has blanks or line breaks: {ALLOWED}, and nothing else"));
+            return Err(match source {
+                Some(source) => {
+                    format!("{source} has blanks or line breaks: expected the secret there, and nothing else")
+                }
+                None => format!("has blanks or line breaks: {ALLOWED}, and nothing else"),
+            });
         }
         Ok(text.to_owned())
     }
@@ -133,5 +141,24 @@ impl AdminToken {
 impl fmt::Debug for AdminToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AdminToken(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_a_variable_says_what_is_expected_there() {
+        // Cargo sets the variables. This package has no license file, and its description has blanks.
+        for (name, expected) in [
+            ("CARGO_PKG_LICENSE_FILE", "the variable CARGO_PKG_LICENSE_FILE is empty: expected the secret there"),
+            ("CARGO_PKG_DESCRIPTION", "has blanks or line breaks: expected the secret there, and nothing else"),
+        ] {
+            let error = Secret::Environment(name.to_owned()).look_up(&mut Files::default()).unwrap_err();
+            assert!(error.ends_with(expected), "{error}");
+        }
+        let error = Secret::Inline(String::new()).look_up(&mut Files::default()).unwrap_err();
+        assert_eq!(error, format!("is empty: {ALLOWED}"));
     }
 }

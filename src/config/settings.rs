@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::access_keys::AccessKeySettings;
+use super::engine_url::EngineUrl;
 use super::entries;
 use super::enums::{AccessLog, Level, LogFormat, Mode, OnOutage};
-use super::fleet_values::{EngineUrl, FleetName, LookUpBudget, SharedSize, SyncTime};
+use super::fleet_values::{FleetName, LookUpBudget, SharedSize, SyncTime};
 use super::insecure::Insecure;
 use super::keep_warm::KeepWarmSettings;
 use super::names::{Address, BaseUrl, HeaderField, Region};

@@ -92,11 +92,15 @@ fn errors_name_the_setting_the_value_and_what_is_allowed() {
         ("region = \"x\"\n[fleet]\nmax_body_size = 0", &["fleet.max_body_size", "0", "from 1B to 8MiB"]),
         (
             "region = \"x\"\n[fleet]\nengine = \"redis://:swordfish@a\"",
-            &["fleet.engine: (not shown", "without a password"],
+            &["fleet.engine: a password is not allowed in the URL", "set fleet.password"],
         ),
+        ("region = \"x\"\n[fleet]\nengine = \"swordfish\"", &["fleet.engine: is no URL", "rediss-sentinel://"]),
+        ("region = \"x\"\n[fleet]\nengine = \"redis://a:99999\"", &["fleet.engine: the port 99999"]),
+        ("region = \"x\"\n[fleet]\ngrants = \"no\"", &["fleet.grants: ", "\"no\"", "expected true or false"]),
+        ("region = \"x\"\n[fleet]\ninsecure_plaintext = \"yes\"", &["\"yes\"", "expected true or false"]),
         (
-            "region = \"x\"\n[fleet]\nengine = \"swordfish\"",
-            &["fleet.engine: (not shown", "\"redis://127.0.0.1:6379\""],
+            "region = \"x\"\n[fleet]\nengine = \"redis://127.0.0.1\"\nsecret = \"/run/secrets/workspace-gateway/fleet\"",
+            &["fleet.secret: (not shown", "is a path", "{ file = "],
         ),
         ("region = \"x\"\n[fleet]\nname = \"sword fish\"", &["fleet.name: (not shown", "1 to 32 of A-Z"]),
         ("region = \"x\"\n[cache]\nkeyed_headers = [\"a b\"]", &["cache.keyed_headers[0]", "a b", "name of a header"]),

@@ -29,7 +29,7 @@ use redis::{Cmd, Pipeline, cmd, pipe};
 
 pub(crate) use self::fault::Fault;
 pub(super) use self::replies::{
-    LogEntry, PollReplies, Polled, Wanted, first_fault, read_deleted, read_done, read_known, read_role, read_told,
+    LogEntry, PollReplies, Polled, Wanted, first_fault, read_deleted, read_done, read_known, read_role, read_told, role,
 };
 use crate::cache::second_tier::{Incarnation, Lease, LookUp, Name, NewRecord, Order};
 
@@ -131,6 +131,10 @@ impl Keys {
     pub(super) fn new(name: &str, id: Name, everything: [Name; 2]) -> Self {
         let prefix = format!("wg2:{{{name}}}:{}:", hex(&id[..4]));
         Self { control: format!("{prefix}c"), log: format!("{prefix}log"), prefix, everything }
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     fn record(&self, name: &Name) -> String {

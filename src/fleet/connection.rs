@@ -62,7 +62,16 @@ impl Sender {
         self.allowance.add(commands.len());
         let mut connection = self.inner.clone();
         let replies = connection.send_packed_commands(commands, 0, commands.len()).await;
-        replies.map_err(|error| Fault::of(&error))
+        replies.map_err(|error| self.fault_of(&error))
+    }
+
+    /// What the engine has sent that it was not asked for, for an operator.
+    pub(super) fn refused(&self) -> Option<&'static str> {
+        self.allowance.refused()
+    }
+
+    fn fault_of(&self, error: &redis::RedisError) -> Fault {
+        if self.refused().is_some() { Fault::Reply } else { Fault::of(error) }
     }
 
     /// Sends a command, and waits for at most [`SILENT`].
@@ -70,7 +79,7 @@ impl Sender {
         self.allowance.add(1);
         let mut connection = self.inner.clone();
         match timeout(SILENT, connection.send_packed_command(command)).await {
-            Ok(reply) => reply.map_err(|error| Fault::of(&error)),
+            Ok(reply) => reply.map_err(|error| self.fault_of(&error)),
             Err(_) => Err(Fault::Silent),
         }
     }

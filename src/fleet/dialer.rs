@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, Value};
@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use super::LinkError;
 use super::commands::{Fault, Keys};
 use super::connection::{Connection, MAX_IN_FLIGHT, SILENT};
+use super::diagnosis::{self, NO_HANDSHAKE};
 use super::stream::{Allowance, BoundedStream};
 use crate::config::fleet::{FleetConfig, Topology};
 use crate::net;
@@ -88,6 +89,7 @@ impl Dialer {
     ) -> Result<(Connection, SocketAddr), LinkError> {
         let (host, port) = (&*node.0, node.1);
         let describe = |fault: Fault, error: &dyn std::fmt::Display| (fault, format!("{host}:{port}: {error}"));
+        let is_in_handshake = AtomicBool::new(false);
         let connecting = async {
             let failed = |error: io::Error| describe(Fault::Connection, &error);
             let tcp = match address {
@@ -101,20 +103,29 @@ impl Dialer {
                     let what = "is not on this machine: expected TLS (rediss…://), or fleet.insecure_plaintext = true";
                     return Err(describe(Fault::Settings, &what));
                 }
-                let connection = self.log_in(tcp, logs_in).await;
+                let connection = self.log_in(tcp, logs_in, false).await;
                 return Ok((connection.map_err(|(fault, error)| describe(fault, &error))?, address));
             };
             let name = ServerName::try_from(host.to_owned());
             let name = name.map_err(|error| describe(Fault::Settings, &error))?;
+            is_in_handshake.store(true, Ordering::Relaxed);
             let stream = TlsConnector::from(Arc::clone(tls)).connect(name, tcp).await;
-            let stream = stream.map_err(|error| describe(tls_fault(&error), &error))?;
-            let connection = self.log_in(stream, logs_in).await;
+            is_in_handshake.store(false, Ordering::Relaxed);
+            let stream = stream.map_err(|error| match tls_fault(&error) {
+                (fault, None) => describe(fault, &error),
+                (fault, Some(what)) => describe(fault, &what),
+            })?;
+            let connection = self.log_in(stream, logs_in, true).await;
             Ok((connection.map_err(|(fault, error)| describe(fault, &error))?, address))
         };
-        timeout(SILENT, connecting).await.unwrap_or_else(|_| Err(describe(Fault::Silent, &"no answer within 500 ms")))
+        timeout(SILENT, connecting).await.unwrap_or_else(|_| {
+            let is_in_handshake = is_in_handshake.load(Ordering::Relaxed);
+            let what = if is_in_handshake { NO_HANDSHAKE } else { "no answer within 500 ms" };
+            Err(describe(Fault::Silent, &what))
+        })
     }
 
-    async fn log_in<S>(&self, stream: S, logs_in: bool) -> Result<Connection, LinkError>
+    async fn log_in<S>(&self, stream: S, logs_in: bool, is_tls: bool) -> Result<Connection, LinkError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -132,10 +143,22 @@ impl Dialer {
             .set_connection_timeout(None)
             .set_pipeline_buffer_size(2 * MAX_IN_FLIGHT);
         let stream = BoundedStream::new(stream, allowance.clone());
-        let (inner, driver) = MultiplexedConnection::new_with_config(&info, stream, settings)
-            .await
-            .map_err(|error| (Fault::of(&error), shown(&error)))?;
+        let (inner, driver) =
+            MultiplexedConnection::new_with_config(&info, stream, settings).await.map_err(|error| {
+                match allowance.refused() {
+                    Some(what) => (Fault::Reply, what.to_owned()),
+                    None => (Fault::of(&error), shown(&error, is_tls)),
+                }
+            })?;
         Ok(Connection::new(inner, allowance, tokio::spawn(driver)))
+    }
+
+    /// Sends the first command over a connection. An error says what the peer seems to be.
+    pub(super) async fn send_first(&self, connection: &Connection, command: &redis::Cmd) -> Result<Value, LinkError> {
+        connection.send(command).await.map_err(|fault| {
+            let what = connection.refused().or_else(|| diagnosis::of_first_command(fault, self.tls.is_some()));
+            (fault, what.unwrap_or("no answer to the first command").to_owned())
+        })
     }
 
     /// All hosts with their places, for each link beginning with another one.
@@ -147,12 +170,12 @@ impl Dialer {
 
     /// The address of the master, from the first Sentinel that knows it.
     async fn ask_sentinels(&self, master: &str) -> Result<Node, LinkError> {
-        let mut last = (Fault::Connection, format!("no Sentinel knows the master {master:?}"));
+        let mut last = (Fault::Connection, "there is no Sentinel in fleet.engine".to_owned());
         let mut command = redis::cmd("SENTINEL");
         command.arg("get-master-addr-by-name").arg(master);
         for (place, sentinel) in self.hosts() {
             let reply = match self.dial(sentinel, None, false).await {
-                Ok((connection, _)) => connection.send(&command).await,
+                Ok((connection, _)) => self.send_first(&connection, &command).await,
                 Err(error) => {
                     last = error;
                     continue;
@@ -165,6 +188,14 @@ impl Dialer {
                 self.first.store(place, Ordering::Relaxed);
                 return Ok((host, port));
             }
+            let (fault, what) = match reply {
+                Ok(Value::ServerError(error)) => {
+                    (Fault::of_server(&error), diagnosis::of_sentinel(&Value::ServerError(error), master))
+                }
+                Ok(reply) => (Fault::NotMaster, diagnosis::of_sentinel(&reply, master)),
+                Err((fault, what)) => (fault, what),
+            };
+            last = (fault, format!("{}: {what}", shown_node(sentinel)));
         }
         Err(last)
     }
@@ -176,7 +207,7 @@ impl Dialer {
             let mut node = first.clone();
             for _ in 0..MAX_HOPS {
                 let reply = match self.dial(&node, None, true).await {
-                    Ok((connection, _)) => connection.send(&keys.find()).await,
+                    Ok((connection, _)) => self.send_first(&connection, &keys.find()).await,
                     Err(error) => {
                         last = error;
                         break;
@@ -189,12 +220,13 @@ impl Dialer {
                     }
                     Ok(Value::ServerError(error)) => {
                         let fault = Fault::of_server(&error);
-                        last = (fault, format!("{}: {}", shown_node(&node), fault.describe()));
+                        let what = diagnosis::of_error(&error).unwrap_or_else(|| fault.describe());
+                        last = (fault, format!("{}: {what}", shown_node(&node)));
                         break;
                     }
                     Ok(_) => return Ok(node),
-                    Err(fault) => {
-                        last = (fault, format!("{}: no answer", shown_node(&node)));
+                    Err((fault, what)) => {
+                        last = (fault, format!("{}: {what}", shown_node(&node)));
                         break;
                     }
                 }
@@ -212,21 +244,27 @@ fn moved_to(details: &str, from: &Node) -> Option<Node> {
 }
 
 /// An error of the engine. Its text can repeat what it was sent, so only its code is shown.
-fn shown(error: &redis::RedisError) -> String {
-    match (Fault::of(error), error.code()) {
-        (Fault::Denied, _) => "the user or the password is refused, or a password is needed".to_owned(),
+fn shown(error: &redis::RedisError, is_tls: bool) -> String {
+    let fault = Fault::of(error);
+    if let Some(what) = diagnosis::of_first_command(fault, is_tls) {
+        return what.to_owned();
+    }
+    match (fault, error.code()) {
+        (Fault::Denied, _) => "the user or the password is refused".to_owned(),
         (_, Some(code)) if code.len() <= 32 && code.bytes().all(|byte| byte.is_ascii_uppercase()) => code.to_owned(),
         (_, Some(_)) => "an unknown error".to_owned(),
         (_, None) => error.category().to_owned(),
     }
 }
 
-fn tls_fault(error: &io::Error) -> Fault {
+/// Why a TLS handshake has failed, and for an operator what, unless the error says it.
+fn tls_fault(error: &io::Error) -> (Fault, Option<&'static str>) {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(_)) => Fault::Tls,
+        Some(rustls::Error::InvalidCertificate(_)) => (Fault::Tls, None),
+        Some(rustls::Error::InvalidMessage(_)) => (Fault::Reply, Some(NO_HANDSHAKE)),
         // The engine wants another certificate of the gateway.
-        Some(_) => Fault::Denied,
-        None => Fault::Connection,
+        Some(_) => (Fault::Denied, None),
+        None => (Fault::Connection, Some(NO_HANDSHAKE)),
     }
 }
 

@@ -3,6 +3,7 @@
 //! log, renews leases, and checks that the node is still the master, again and again.
 
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -15,20 +16,23 @@ use super::commands::{
     read_told,
 };
 use super::connection::SILENT;
+use super::diagnosis;
 use super::link::Link;
 use super::log::Progress;
-use super::{Fleet, FleetSecret, LinkError, LookUpResult, MAX_LIFETIME, StoreResult, TellResult, Watcher};
-use crate::cache::fleet_sync::FleetSync;
+use super::{Fleet, LinkError, MAX_LIFETIME};
 use crate::cache::second_tier::{
-    Incarnation, Lease, LogReader, LookUp, Name, NewRecord, NoticeKind, Order, Place, RecordKind, Ticket,
+    Incarnation, Lease, LogReader, LookUp, Name, NewRecord, Order, Place, RecordKind, Ticket,
 };
-use crate::clock::Clock;
-use crate::config::fleet::FleetConfig;
-use crate::random::Random;
 
 /// The name and the place of nothing, to try commands with.
-const SCRATCH_NAME: Name = [0; 16];
-static SCRATCH: LazyLock<Place> = LazyLock::new(|| Place { record: SCRATCH_NAME, sets: Box::new([SCRATCH_NAME]) });
+pub(super) const SCRATCH_NAME: Name = [0; 16];
+pub(super) static SCRATCH: LazyLock<Place> =
+    LazyLock::new(|| Place { record: SCRATCH_NAME, sets: Box::new([SCRATCH_NAME]) });
+
+/// Steps that can fail, and their commands, for an operator.
+const TELLING: &str = "telling (EVAL of HEXISTS, HGET, HSET, HLEN, HINCRBY, XADD)";
+const READING: &str =
+    "reading the log (ROLE, HSETNX, HMGET, XRANGE, HINCRBY, TIME, ECHO, and EVAL of GET, PEXPIRE for leases)";
 
 /// How often the log is read within `fleet.sync`, and while the engine is slow.
 const POLLS_PER_SYNC: u32 = 4;
@@ -88,14 +92,20 @@ impl Fleet {
 
     /// Uses a link until it fails. Returns why.
     async fn use_link(&self, link: Arc<Link>, reader: &dyn LogReader) -> LinkError {
-        let explain = |fault: Fault| (fault, link.node.clone());
+        let during = |step: &'static str| {
+            let node = &link.node;
+            move |fault: Fault| match fault {
+                Fault::WentBack => (fault, format!("{node}: its control key is not the one from before")),
+                _ => (fault, format!("{node}: {step} has failed")),
+            }
+        };
         let incarnation = match self.begin(&link).await {
             Ok(incarnation) => incarnation,
             Err(error) => return error,
         };
         self.notices.lock().tell_again(MAX_LIFETIME, self.clock.now());
         if let Err(fault) = self.tell_all(&link).await {
-            return explain(fault);
+            return during(TELLING)(fault);
         }
         self.position.lock().restart(incarnation);
         let mut confirmed = Confirmed { opened: self.clock.now(), at: self.clock.now() };
@@ -106,21 +116,23 @@ impl Fleet {
         loop {
             let result = tokio::select! {
                 biased;
-                fault = link.failed() => Err(fault),
+                fault = link.failed() => Err(during("a look-up, or storing a record,")(fault)),
                 confirmation = &mut confirming => {
                     confirming = Box::pin(self.confirm(&link));
-                    confirmation.map(|at| confirmed.at = at.unwrap_or(confirmed.at))
+                    let at = confirmation.map_err(during("confirming with a Sentinel that it is the master"));
+                    at.map(|at| confirmed.at = at.unwrap_or(confirmed.at))
                 }
                 () = &mut due => {
                     let result = self.poll(&link, reader, &confirmed).await;
                     let is_slow = link.breaker.lock().is_open();
                     due = Box::pin(sleep(if is_slow { POLL_WHILE_SLOW } else { pause }));
-                    match result {
+                    match result.map_err(during(READING)) {
                         // What the engine had no memory for, too.
                         Ok(()) => match self.tell_some(&link).await {
                             Ok(()) => self.tell_hints(&link).await,
                             failed => failed,
-                        },
+                        }
+                        .map_err(during(TELLING)),
                         result => result,
                     }
                 }
@@ -128,11 +140,11 @@ impl Fleet {
                     if link.breaker.lock().is_open() {
                         due = Box::pin(sleep(POLL_WHILE_SLOW));
                     }
-                    self.tell_some(&link).await
+                    self.tell_some(&link).await.map_err(during(TELLING))
                 }
             };
-            if let Err(fault) = result {
-                return explain(fault);
+            if let Err(error) = result {
+                return error;
             }
         }
     }
@@ -150,11 +162,15 @@ impl Fleet {
     }
 
     /// Tries all commands, and finds out whether the engine has lost data. Returns its incarnation, if it says.
-    async fn begin(&self, link: &Link) -> Result<Option<Incarnation>, LinkError> {
+    pub(super) async fn begin(&self, link: &Link) -> Result<Option<Incarnation>, LinkError> {
         let trying =
             |command: &'static str| move |fault: Fault| (fault, format!("{}: {command} has failed", link.node));
-        let role = link.look_ups.send(&redis::cmd("ROLE")).await;
-        role.and_then(|reply| read_role(&reply)).map_err(trying("ROLE"))?;
+        let role = link.dialer.send_first(&link.look_ups, &redis::cmd("ROLE")).await;
+        let role = role.map_err(|(fault, what)| (fault, format!("{}: {what}", link.node)))?;
+        read_role(&role).map_err(|fault| match diagnosis::of_role(&role) {
+            Some(what) => (fault, format!("{}: {what}", link.node)),
+            None => trying("ROLE")(fault),
+        })?;
         let latest = *self.latest.lock();
         let nothing = LookUp { places: std::slice::from_ref(&*SCRATCH), wants_records: true, lease: None };
         let looked_up = timeout(SILENT, self.ask(link, nothing, 0)).await.unwrap_or(Err(Fault::Silent));
@@ -178,7 +194,10 @@ impl Fleet {
         let trying =
             |command: &'static str| move |fault: Fault| (fault, format!("{}: {command} has failed", link.node));
         let full_is_fine = |result: Result<bool, Fault>| match result {
-            Err(Fault::Full) => Ok(false),
+            Err(Fault::Full) => {
+                link.is_full.store(true, Ordering::Relaxed);
+                Ok(false)
+            }
             result => result,
         };
         let done = |reply: Result<Value, Fault>| full_is_fine(reply.and_then(|reply| read_done(&reply)));
@@ -191,8 +210,7 @@ impl Fleet {
         // A notice of an earlier trial may still be there.
         let told = Told { voids: Some(SCRATCH_NAME), id: &hex(&incarnation), sealed: b"test", incarnation };
         let told = link_writes.send(&keys.tell(told)).await.and_then(|reply| read_told(&reply));
-        full_is_fine(told.map(|(is_told, _)| is_told))
-            .map_err(trying("telling (EVAL of HEXISTS, HGET, HSET, HLEN, HINCRBY, XADD)"))?;
+        full_is_fine(told.map(|(is_told, _)| is_told)).map_err(trying(TELLING))?;
         let order = Order { incarnation, number: 1 };
         let ticket = Ticket { order, time: Duration::ZERO, drawn: self.clock.now(), connection: link.number };
         let (sealed, lifetime) = (Bytes::from_static(b"test"), Duration::from_millis(1));
@@ -216,7 +234,7 @@ impl Fleet {
         let known = known.and_then(|replies| read_known(&replies, self.holder())?.into_iter().collect());
         known.map(|_: Vec<bool>| ()).map_err(trying("looking for a record and a lease (EXISTS, GETRANGE)"))?;
         let polled = link.look_ups.send_all(&keys.poll("-", self.next())).await;
-        polled.and_then(|replies| first_fault(&replies)).map_err(trying("reading the log (XRANGE)"))?;
+        polled.and_then(|replies| first_fault(&replies)).map_err(trying(READING))?;
         let rare = link_writes.send_all(&keys.rare()).await;
         rare.and_then(|replies| first_fault(&replies)).map_err(trying("HGETALL or HDEL"))?;
         delete().await.and_then(|reply| read_deleted(&reply)).map_err(trying("DEL"))
@@ -232,6 +250,10 @@ impl Fleet {
             let polled = match (PollReplies { fresh }).read(&replies) {
                 Ok(polled) => polled,
                 Err(fault) if fault.ends_link() => return Err(fault),
+                Err(Fault::Full) => {
+                    self.note_full(link, true);
+                    break;
+                }
                 Err(fault) => {
                     self.watcher.faulted(fault);
                     break;
@@ -240,10 +262,10 @@ impl Fleet {
             let is_full = polled.is_full;
             // On a new link each gateway tells again what it knows. Until then this one must not count as settled.
             let progress = self.read(&polled, reader).ok_or(Fault::WentBack)?;
-            match polled.ticket {
-                Some(number) => self.note_latest(Order { incarnation: polled.incarnation, number }),
-                None => self.watcher.faulted(Fault::Full),
+            if let Some(number) = polled.ticket {
+                self.note_latest(Order { incarnation: polled.incarnation, number });
             }
+            self.note_full(link, polled.ticket.is_none());
             let is_settled = sent >= confirmed.opened + SETTLE;
             // An engine that accepts nothing cannot be told anything by others either.
             if progress.is_whole && is_settled && polled.ticket.is_some() {
@@ -257,6 +279,16 @@ impl Fleet {
             self.try_look_up(link).await?;
         }
         Ok(())
+    }
+
+    /// The engine accepts something new, or nothing.
+    fn note_full(&self, link: &Link, is_full: bool) {
+        if is_full {
+            self.watcher.faulted(Fault::Full);
+        }
+        if link.is_full.swap(is_full, Ordering::Relaxed) != is_full {
+            self.report();
+        }
     }
 
     /// Applies what has been read of the log. `None` if the engine has lost its data.
@@ -326,49 +358,4 @@ impl Confirmed {
     fn since(&self, link: &Link, polled: Instant) -> Instant {
         if link.dialer.has_sentinels() { self.at } else { polled }
     }
-}
-
-/// How many look-ups are timed.
-const CHECKED_LOOK_UPS: usize = 21;
-
-/// Connects to the engine, and runs each command once. Returns what an operator wants to know of it.
-///
-/// # Errors
-/// Why the engine cannot be used.
-pub(crate) async fn check(
-    config: &FleetConfig,
-    secret: FleetSecret,
-    clock: Clock,
-    random: Random,
-) -> Result<String, LinkError> {
-    struct Nobody;
-    impl Watcher for Nobody {
-        fn looked_up(&self, _: LookUpResult, _: Duration) {}
-        fn stored(&self, _: RecordKind, _: StoreResult) {}
-        fn told(&self, _: NoticeKind, _: TellResult) {}
-        fn missed(&self) {}
-        fn faulted(&self, _: Fault) {}
-        fn changed(&self, _: Result<(), LinkError>) {}
-    }
-    let sync = Arc::new(FleetSync::new(clock.now()));
-    let fleet = Fleet::new(config.clone(), secret, sync, (clock.clone(), random), Arc::new(Nobody));
-    let fleet = fleet.map_err(|error| (Fault::Settings, error.to_string()))?;
-    let explain = |fault: Fault| (fault, "a look-up has failed".to_owned());
-    let link = Link::open(config, &fleet.keys, 1).await?;
-    fleet.begin(&link).await?;
-    let nothing = LookUp { places: std::slice::from_ref(&*SCRATCH), wants_records: true, lease: None };
-    let mut times = Vec::new();
-    for _ in 0..CHECKED_LOOK_UPS {
-        let begun = clock.timer_now();
-        fleet.ask(&link, nothing, 0).await.map_err(explain)?;
-        times.push(clock.timer_now() - begun);
-    }
-    times.sort_unstable();
-    let (median, longest) = (times[CHECKED_LOOK_UPS / 2], times[CHECKED_LOOK_UPS - 1]);
-    Ok(format!(
-        "a look-up takes {:.2} ms (the longest of {CHECKED_LOOK_UPS}: {:.2} ms), fleet.budget is {} ms",
-        median.as_secs_f64() * 1e3,
-        longest.as_secs_f64() * 1e3,
-        config.budget.as_millis()
-    ))
 }

@@ -1,6 +1,8 @@
 //! A link to an engine: two connections to the node that has the keys, one for look-ups and the log, and one for what is
 //! stored and told, so that look-ups do not wait behind large records.
 
+use std::sync::atomic::AtomicBool;
+
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -24,6 +26,8 @@ pub(super) struct Link {
     pub(super) writes: Connection,
     /// Whether look-ups are sent.
     pub(super) breaker: Mutex<Breaker>,
+    /// Whether the engine has refused something new, for want of memory.
+    pub(super) is_full: AtomicBool,
     /// Why it must not be used any more.
     fault: watch::Sender<Option<Fault>>,
 }
@@ -56,6 +60,7 @@ impl Link {
             look_ups,
             writes,
             breaker: Mutex::default(),
+            is_full: AtomicBool::new(false),
             fault: watch::Sender::new(None),
         })
     }

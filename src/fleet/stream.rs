@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::diagnosis;
 use super::framing::Framing;
 use crate::sync::Mutex;
 
@@ -20,6 +21,10 @@ struct Left {
     /// The largest reply, in bytes.
     reply: u64,
     framing: Framing,
+    /// Whether it has sent anything.
+    is_begun: bool,
+    /// What it sent that was not accepted.
+    refused: Option<&'static str>,
 }
 
 /// More large replies are not on their way at a time.
@@ -28,7 +33,8 @@ const MAX_REPLIES: u64 = 32;
 impl Allowance {
     /// `reply`: the largest reply, in bytes.
     pub(super) fn new(reply: u64) -> Self {
-        Self(Arc::new(Mutex::new(Left { bytes: reply, reply, framing: Framing::new(reply) })))
+        let framing = Framing::new(reply);
+        Self(Arc::new(Mutex::new(Left { bytes: reply, reply, framing, is_begun: false, refused: None })))
     }
 
     /// Commands are sent, with one large reply at most.
@@ -38,11 +44,22 @@ impl Allowance {
         left.framing.sent(commands as u64);
     }
 
+    /// What the engine has sent that it was not asked for, for an operator.
+    pub(super) fn refused(&self) -> Option<&'static str> {
+        self.0.lock().refused
+    }
+
     fn accepts(&self, bytes: &[u8]) -> bool {
         let mut left = self.0.lock();
-        let Some(remaining) = left.bytes.checked_sub(bytes.len() as u64) else { return false };
-        left.bytes = remaining;
-        left.framing.accepts(bytes)
+        let remaining = left.bytes.checked_sub(bytes.len() as u64);
+        let is_first = !std::mem::replace(&mut left.is_begun, true);
+        left.bytes = remaining.unwrap_or_default();
+        let is_accepted = remaining.is_some() && left.framing.accepts(bytes);
+        if !is_accepted {
+            left.refused =
+                Some(if is_first { diagnosis::of_bytes(bytes) } else { "it sends more than it was asked for" });
+        }
+        is_accepted
     }
 }
 

@@ -81,6 +81,11 @@ impl Gateway {
         self.memory.fleet.as_ref().map(|fleet| fleet.state().into())
     }
 
+    /// What the names of the keys of the fleet begin with, if there is one.
+    pub fn fleet_keys(&self) -> Option<&str> {
+        self.memory.fleet.as_ref().map(|fleet| fleet.key_prefix())
+    }
+
     /// Until when this gateway is in sync with its fleet, and whether it has told the engine all, for tests. `None` without a
     /// fleet.
     pub fn fleet_sync(&self) -> Option<(Instant, bool)> {

@@ -142,12 +142,12 @@ impl Watcher for Observer {
         self.metrics.fleet_faulted(fault);
     }
 
-    fn changed(&self, state: Result<(), (Fault, String)>) {
+    fn changed(&self, state: Result<String, (Fault, String)>) {
         self.record_event(match state {
-            Ok(()) => NewEvent::new(Event::Fleet, "the engine of the fleet is in use"),
+            Ok(keys) => NewEvent::new(Event::Fleet, format!("the engine of the fleet is in use: its keys are {keys}…")),
             Err((fault, details)) => {
-                let what =
-                    format!("the engine of the fleet is not in use ({}): {}", fault.into_str(), fault.describe());
+                let state = if fault == Fault::Full { "accepts nothing new" } else { "is not in use" };
+                let what = format!("the engine of the fleet {state} ({}): {}", fault.into_str(), fault.describe());
                 NewEvent::new(Event::FleetLost, what).with_error(&details)
             }
         });

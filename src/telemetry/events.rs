@@ -85,8 +85,8 @@ impl Event {
     /// Whether an operator has to act. Such events are logged at `warn`, the others at `info`.
     fn needs_action(self) -> bool {
         use Event::{
-            AdminDenied, FleetLost, KeepWarmStopped, KeySuspended, MemoryReached, Outage, PrivateScope, ReloadRefused,
-            SnapshotFailed, Throttled,
+            AdminDenied, FleetLost, FleetMissed, KeepWarmStopped, KeySuspended, MemoryReached, Outage, PrivateScope,
+            ReloadRefused, SnapshotFailed, Throttled,
         };
         matches!(
             self,
@@ -100,6 +100,7 @@ impl Event {
                 | ReloadRefused
                 | SnapshotFailed
                 | FleetLost
+                | FleetMissed
         )
     }
 

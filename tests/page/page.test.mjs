@@ -644,7 +644,7 @@ test("there is no other request while a response is slow", async () => {
 
 /** The engine of a fleet, in `/status`. */
 function engine(changes = {}) {
-    return { state: "in-use", in_sync: true, sync_age_seconds: 0, missed: 0, to_tell: 0, claims: { led: 2, answered: 5, alone: 0 }, told: { told: 1, stranger: 0 }, lookups: { record: 12, none: 3, late: 0 }, mean_lookup_seconds: 0.000214, stores: { stored: 3, failed: 0 }, faults: { silent: 0 }, ...changes };
+    return { state: "in-use", keys: "wg2:{default}:0a1b2c3d:", in_sync: true, sync_age_seconds: 0, missed: 0, to_tell: 0, claims: { led: 2, answered: 5, alone: 0 }, told: { told: 1, stranger: 0 }, lookups: { record: 12, none: 3, late: 0 }, mean_lookup_seconds: 0.000214, stores: { stored: 3, failed: 0 }, faults: { silent: 0 }, ...changes };
 }
 
 test("the engine of a fleet is shown with its state, and not without one", async () => {
@@ -655,14 +655,17 @@ test("the engine of a fleet is shown with its state, and not without one", async
     assert.ok(await isHidden("#fleet"));
     gateway.status = () => ({ ...busy(4000), fleet: engine() });
     await tab.pass(2);
-    assert.equal(await tab.text("#fleet-state"), "In use. In sync: what other gateways have proved counts here. A look-up takes 0.21 ms on average.");
+    assert.equal(await tab.text("#fleet-state"), "In use. In sync: what other gateways have proved counts here. A look-up takes 0.21 ms on average. Its keys are wg2:{default}:0a1b2c3d:… (the same at all gateways of the fleet).");
     assert.equal(await tab.text("#fleet-lookups"), "record\n12\nnone\n3");
     assert.equal(await tab.text("#fleet-claims"), "led\n2\nanswered\n5");
     assert.equal(await tab.text("#fleet-told"), "told\n1");
     gateway.status = () => ({ ...busy(4010), fleet: engine({ state: "silent", in_sync: false, sync_age_seconds: 61.2, to_tell: 2, faults: { silent: 4 }, mean_lookup_seconds: null }) });
     await tab.pass(2);
-    assert.equal(await tab.text("#fleet-state"), "Not in use: silent. This gateway works alone. Not in sync for 61 s: callers that only other gateways have proved are proved here again. Not told yet: 2 (denials, purges, invalidations and private scopes).");
+    assert.equal(await tab.text("#fleet-state"), "Not in use: silent. This gateway works alone. Not in sync for 61 s: callers that only other gateways have proved are proved here again. Not told yet: 2 (denials, purges, invalidations and private scopes). Its keys are wg2:{default}:0a1b2c3d:… (the same at all gateways of the fleet).");
     assert.equal(await tab.text("#fleet-faults"), "silent\n4");
+    gateway.status = () => ({ ...busy(4020), fleet: engine({ state: "full", in_sync: false, sync_age_seconds: 5, mean_lookup_seconds: null }) });
+    await tab.pass(2);
+    assert.match(await tab.text("#fleet-state"), /^Full: it has no memory for new data\. It accepts nothing new, so no gateway is in sync\. Not in sync for 5 s/);
 });
 
 test("for screen readers there are landmarks, headings in order, and tables with captions", async () => {

@@ -34,6 +34,7 @@ function tally(list, prefix, figures, none = "none") {
 const ENGINE_STATES = {
     "in-use": "In use.",
     slow: "Not in use: it does not answer in time. It is tried all the time.",
+    full: "Full: it has no memory for new data. It accepts nothing new, so no gateway is in sync.",
     starting: "Not in use yet: the first connection is being made.",
 };
 
@@ -50,7 +51,8 @@ function showFleet(fleet) {
         ? " In sync: what other gateways have proved counts here."
         : ` Not in sync for ${Math.round(fleet.sync_age_seconds)} s: callers that only other gateways have proved are proved here again.`;
     const state = ENGINE_STATES[fleet.state] ?? `Not in use: ${fleet.state}. This gateway works alone.`;
-    say(byId("fleet-state"), state + sync + time + told);
+    const keys = ` Its keys are ${fleet.keys}… (the same at all gateways of the fleet).`;
+    say(byId("fleet-state"), state + sync + time + told + keys);
     tally(byId("fleet-lookups"), "fleet.lookups", counted(fleet.lookups, "record", "none"));
     tally(byId("fleet-claims"), "fleet.claims", counted(fleet.claims, "led", "answered"));
     tally(byId("fleet-told"), "fleet.told", counted(fleet.told, "told"));

@@ -78,10 +78,10 @@ impl Fault {
             Self::Tls => "the gateway does not accept its certificate",
             Self::NotMaster => "the node is not the master of the keys",
             Self::Loading => "it is loading its data",
-            Self::Full => "it has no memory left",
+            Self::Full => "it has no memory for new data",
             Self::Reply => "it sends replies that are no answers",
             Self::Error => "it answers with an error",
-            Self::WentBack => "it has lost data",
+            Self::WentBack => "it has lost data, or was full and a gateway has made all records void for a purge",
             Self::Settings => "the settings or files for it are unusable",
         }
     }

@@ -309,12 +309,19 @@ pub(in crate::fleet) fn read_known(replies: &[Value], own: Incarnation) -> Resul
 pub(in crate::fleet) fn read_role(reply: &Value) -> Result<(), Fault> {
     match reply {
         Value::ServerError(error) => Err(Fault::of_server(error)),
-        Value::Array(parts) => match parts.first().and_then(text) {
+        _ => match role(reply) {
             Some(b"master") => Ok(()),
             Some(b"slave" | b"sentinel") => Err(Fault::NotMaster),
             _ => Err(Fault::Reply),
         },
-        _ => Err(Fault::Reply),
+    }
+}
+
+/// What a node says that it is, in its reply to `ROLE`.
+pub(in crate::fleet) fn role(reply: &Value) -> Option<&[u8]> {
+    match reply {
+        Value::Array(parts) => parts.first().and_then(text),
+        _ => None,
     }
 }
 
