@@ -223,8 +223,8 @@ impl<L> FastPath<L> {
         let line = (remembered.heading.as_ref(), client, head.varying.traceparent());
         let counted = (&*remembered.operation, &remembered.series, entry.key());
         let mut record = RequestRecord::begin_hit(metrics, clock, request_id, line, counted);
-        let listed = head.varying.if_none_match().zip(entry.head().get(ETAG));
-        let is_current = listed.is_some_and(|(list, tag)| condition::lists(list.as_bytes(), tag));
+        let names = |list: &str| entry.head().get(ETAG).is_some_and(|tag| condition::lists(list.as_bytes(), tag));
+        let is_current = head.varying.if_none_match().is_some_and(names);
         record.set_status(if is_current { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
         Some(KnownHit { entry, now, is_current, record })
     }

@@ -4,8 +4,8 @@
 //! the key cannot change what is stored under it.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -20,6 +20,9 @@ const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");
 /// the project). A caller with a grant in a scope may see the responses stored in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Scope {
+    /// Of the path. That is enough: no two operations have a path in common, and an operation's origin hardly ever
+    /// changes.
+    hash: u64,
     origin: Arc<Origin>,
     operation: Arc<Operation>,
     /// The request's path. Two paths of one operation differ only in their captured segments.
@@ -43,10 +46,12 @@ impl Scope {
                 _ => {}
             }
         }
+        let path = path_match.path();
         Ok(Self {
+            hash: hash_of(path),
             origin: Arc::clone(catalogue.origin(operation.service)),
             operation: Arc::clone(operation),
-            path: path_match.path().into(),
+            path: path.into(),
         })
     }
 
@@ -82,8 +87,7 @@ impl Scope {
 
 impl Hash for Scope {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // The path is enough: no two operations have a path in common, and an operation's origin hardly ever changes.
-        self.path.hash(state);
+        state.write_u64(self.hash);
     }
 }
 
@@ -96,8 +100,10 @@ impl fmt::Debug for Scope {
 /// What a response is stored under, apart from the caller that owns it.
 ///
 /// The parts are separate fields, so two different requests cannot have one key by concatenation.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RequestKey {
+    /// Of all other fields.
+    hash: u64,
     scope: Scope,
     query: Box<str>,
     headers: Box<[(HeaderName, HeaderValue)]>,
@@ -128,11 +134,9 @@ impl RequestKey {
         if headers.contains_key(RANGE) || headers.contains_key(IF_RANGE) {
             return Err(BypassReason::Range);
         }
-        Ok(Self {
-            query: query::canonical(query, &operation.parameters)?,
-            headers: keyed_headers(&operation.keyed_headers, headers)?,
-            scope,
-        })
+        let query = query::canonical(query, &operation.parameters)?;
+        let headers = keyed_headers(&operation.keyed_headers, headers)?;
+        Ok(Self { hash: hash_of(&(&scope, &query, &headers)), query, headers, scope })
     }
 
     pub fn scope(&self) -> &Scope {
@@ -175,6 +179,19 @@ impl RequestKey {
         let headers: usize = self.headers.iter().map(|field| size_of_val(field) + field.1.len()).sum();
         size_of::<Self>() + self.scope.path().len() + self.query.len() + headers
     }
+}
+
+impl Hash for RequestKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// The hash of a part of a key. It is computed once, and not at each look-up in a map. Its seed is secret and random, so
+/// that a client cannot choose keys with one hash.
+fn hash_of(part: &(impl Hash + ?Sized)) -> u64 {
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    SEED.hash_one(part)
 }
 
 impl fmt::Debug for RequestKey {
