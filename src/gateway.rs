@@ -60,6 +60,7 @@ mod upstream_result;
 mod upstream_setup;
 mod wait;
 
+use std::future::{Future, ready};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -69,6 +70,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
+use tokio_util::either::Either;
 
 use crate::budget::{Account, Budget};
 use crate::cache::flights::{FlightOutcome, Waiter};
@@ -146,18 +148,40 @@ impl Gateway {
     }
 
     /// Answers a request. Every error becomes a response in upstream's error format.
-    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, connection: &Connection) -> Response<ReplyBody>
+    pub fn handle<'g, B>(
+        self: &'g Arc<Self>,
+        request: Request<B>,
+        connection: &'g Connection,
+    ) -> impl Future<Output = Response<ReplyBody>> + Send + use<'g, B>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (mut head, body) = request.into_parts();
-        let has_body = !body.is_end_stream();
-        let parsed = self.fast_path.read_parsed(&head, has_body);
-        if let Some(response) = parsed.as_ref().and_then(|parsed| self.respond_to_known(parsed, connection)) {
-            return response;
+        let (head, body) = request.into_parts();
+        let parsed = self.fast_path.read_parsed(&head, !body.is_end_stream());
+        match parsed.as_ref().and_then(|parsed| self.respond_to_known(parsed, connection)) {
+            Some(response) => Either::Left(ready(response)),
+            None => {
+                let parsed = parsed.map(|parsed| parsed.fingerprint);
+                // Boxed: it takes many KiB, is freed when the response starts, and is not moved with its callers.
+                Either::Right(Box::pin(self.handle_unknown(head, body, parsed, connection)))
+            }
         }
-        let parsed = parsed.map(|parsed| parsed.fingerprint);
+    }
+
+    /// Answers a request that takes the full path. `parsed` is the fingerprint of an HTTP/2 head.
+    async fn handle_unknown<B>(
+        self: &Arc<Self>,
+        mut head: Parts,
+        body: B,
+        parsed: Option<Fingerprint>,
+        connection: &Connection,
+    ) -> Response<ReplyBody>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let has_body = !body.is_end_stream();
         let normalized = validate::normalize(&mut head);
         let head_to_remember = self.fast_path.begin_request(&connection.tracker, &head, has_body, parsed);
         let method = head.method.clone();

@@ -230,10 +230,14 @@ impl Judge {
             End::Broken(_) if self.is_loaded(exchange) => return Ok(INCOMPLETE.to_owned()),
             End::Aborted => return Ok("(the client aborted)".to_owned()),
             End::Broken(_) if self.was_killed(exchange, &lock(&self.journal)) => return Ok(KILLED.to_owned()),
-            // In HTTP/2 the reset of a relayed response may overtake its head.
-            End::Broken(error) if exchange.directives == RequestDirectives::NoStore && error.contains("Reset(") => {
+            // The end of a relayed response may overtake its head: the reset in HTTP/2, and in HTTP/1 hyper drops a head
+            // that it has not written yet.
+            End::Broken(error)
+                if exchange.directives == RequestDirectives::NoStore
+                    && ["Reset(", "IncompleteMessage"].iter().any(|kind| error.contains(kind)) =>
+            {
                 let has_broken = lock(&self.journal).was(ago(exchange.begun, NOTICE), exchange.decided, breaks);
-                let kind = "(a relayed response was reset like upstream's)".to_owned();
+                let kind = "(a relayed response has ended like upstream's)".to_owned();
                 return if has_broken { Ok(kind) } else { Err(error.clone()) };
             }
             End::Broken(error) => return Err(error.clone()),

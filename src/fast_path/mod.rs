@@ -157,8 +157,8 @@ impl<L> FastPath<L> {
         has_body: bool,
         parsed: Option<Fingerprint>,
     ) -> Option<Fingerprint> {
-        let received = tracker.request_parsed(head, has_body).or(parsed);
-        received.filter(|received| head::is_repeatable(head) && self.heads.was_seen(received))
+        let received = tracker.request_parsed(head, has_body);
+        parsed.or(received).filter(|received| head::is_repeatable(head) && self.heads.was_seen(received))
     }
 
     /// Remembers the lookup of a request that was a hit. `heading` is for the access log, if requests are logged.

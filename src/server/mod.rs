@@ -234,8 +234,7 @@ impl Server {
                 let half_close = Arc::clone(connection.half_close());
                 let request_handler = move |request| {
                     let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
-                    // Boxed, so that it is freed when the response starts and is not moved through the outer futures.
-                    Box::pin(async move { gateway.handle(request, &connection).await })
+                    async move { gateway.handle(request, &connection).await }
                 };
                 ConnectionHandler { request_handler, fast_path: Some(Box::new(fast_path)), account, half_close }
             })

@@ -163,8 +163,11 @@ impl RequestDirectives {
 impl CacheRequest {
     /// The header fields for the request directives and for `If-None-Match`.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
-        let if_none_match =
-            self.if_none_match.map(|version| ("if-none-match", format!("{}, W/{}", r#""another""#, version.to_tag())));
+        let list = |version: Version| match self.id % 2 {
+            0 => version.to_tag(),
+            _ => format!("{}, W/{}", r#""another""#, version.to_tag()),
+        };
+        let if_none_match = self.if_none_match.map(|version| ("if-none-match", list(version)));
         self.directives.header(self.id).into_iter().chain(if_none_match)
     }
 }

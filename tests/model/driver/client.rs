@@ -54,7 +54,9 @@ pub fn send(
     // The header fields on the wire. The number belongs to the test, not to the client.
     let mut headers = http_request.headers().clone();
     headers.remove(X_REQUEST_NUMBER);
-    let bytes = format!("GET {} {:?}\r\n{headers:?}\r\n\r\n", http_request.uri(), http_request.version());
+    let lines = headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap()));
+    let (uri, version) = (http_request.uri(), http_request.version());
+    let bytes = format!("GET {uri} {version:?}\r\n{}\r\n", lines.collect::<String>());
     let client = tokio::spawn(async move {
         let mut responder = Responder::new(Arc::clone(&gateway), Arc::clone(&connection));
         let is_hit = !request.is_unsafe && responder.take(bytes.as_bytes(), FREE);
