@@ -41,6 +41,7 @@ mod memory;
 mod message;
 mod observer;
 mod pacing;
+mod parts;
 pub(crate) mod probe;
 mod prove;
 mod release;
@@ -94,7 +95,6 @@ use crate::stream::{BoxError, nothing, stream};
 use crate::sync::{Mutex, RwLock};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
-use crate::upstream::UpstreamError;
 pub(crate) use crate::upstream::quota::{Hold, HoldCause, LimitState};
 pub(crate) use active_config::ActiveConfig;
 pub use assemble::REQUEST_IDS;
@@ -105,16 +105,13 @@ use fetch::NewFetch;
 use fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use fetcher::Fetcher;
 pub(crate) use fleet_setup::check_fleet;
-use forward::Forwarder;
 pub use hint::{Hint, HintSink};
-use identify::IdentityResolver;
 pub(crate) use inspect::{EngineInspection, Inspection};
 use look_up::{HitKind, LookupResult, respond_from_memory};
 use memory::Memory;
 pub(crate) use observer::Observer;
 use prove::ProofRole;
-use release::{Release, Releaser};
-use remembered::HeadToRemember;
+use release::Release;
 pub(crate) use remembered::RememberedLookup;
 use role::Role;
 use snapshot::Snapshot;
@@ -158,23 +155,23 @@ impl Gateway {
         B::Error: Into<BoxError>,
     {
         let (head, body) = request.into_parts();
-        let parsed = self.fast_path.read_parsed(&head, !body.is_end_stream());
-        match parsed.as_ref().and_then(|parsed| self.respond_to_known(parsed, connection)) {
+        let received = self.fast_path.read_parsed(&head, !body.is_end_stream());
+        match received.as_ref().and_then(|received| self.respond_to_known(received, connection)) {
             Some(response) => Either::Left(ready(response)),
             None => {
-                let parsed = parsed.map(|parsed| parsed.fingerprint);
+                let http2 = received.map(|received| received.fingerprint);
                 // Boxed: it takes many KiB, is freed when the response starts, and is not moved with its callers.
-                Either::Right(Box::pin(self.handle_unknown(head, body, parsed, connection)))
+                Either::Right(Box::pin(self.handle_unknown(head, body, http2, connection)))
             }
         }
     }
 
-    /// Answers a request that takes the full path. `parsed` is the fingerprint of an HTTP/2 head.
+    /// Answers a request that takes the full path. `http2` is the fingerprint of an HTTP/2 head.
     async fn handle_unknown<B>(
         self: &Arc<Self>,
         mut head: Parts,
         body: B,
-        parsed: Option<Fingerprint>,
+        http2: Option<Fingerprint>,
         connection: &Connection,
     ) -> Response<ReplyBody>
     where
@@ -183,7 +180,7 @@ impl Gateway {
     {
         let has_body = !body.is_end_stream();
         let normalized = validate::normalize(&mut head);
-        let head_to_remember = self.fast_path.begin_request(&connection.tracker, &head, has_body, parsed);
+        let fingerprint = self.fast_path.begin_request(&connection.tracker, &head, has_body, http2);
         let method = head.method.clone();
         let (metrics, clock, id) = (Arc::clone(&self.observer.metrics), self.clock.clone(), self.request_ids.next());
         let mut record = RequestRecord::begin(metrics, clock, id, &head, connection.peer);
@@ -192,7 +189,7 @@ impl Gateway {
         classify::by_head(&head, connection, recognise, &self.memory, &self.clock);
         let charge = charge::for_request(&head, has_body, connection, || self.active().answer_timeout).await;
         let result = match (normalized, &charge) {
-            (Ok(()), Some(_)) => self.process(head, body, connection, head_to_remember, &mut record).await,
+            (Ok(()), Some(_)) => self.process(head, body, connection, fingerprint, &mut record).await,
             (Ok(()), None) => Err(RequestError::NoMemory),
             (Err(invalid), _) => Err(RequestError::Rejected(invalid.into())),
         };
@@ -214,14 +211,14 @@ impl Gateway {
         response.map(|content| ReplyBody::new(content, record, charge))
     }
 
-    /// Decides what to do with a request and does it: answers it from memory, fetches, or relays. `head_to_remember`
-    /// is set if the fast path may remember the head.
+    /// Decides what to do with a request and does it: answers it from memory, fetches, or relays. `fingerprint` is
+    /// that of the head, if the fast path may remember it.
     async fn process<B>(
         self: &Arc<Self>,
         mut head: Parts,
         body: B,
         connection: &Connection,
-        head_to_remember: Option<Fingerprint>,
+        fingerprint: Option<Fingerprint>,
         record: &mut RequestRecord,
     ) -> Result<Response<Content>, RequestError>
     where
@@ -242,8 +239,7 @@ impl Gateway {
             Some(operation) => record.set_operation(operation),
             None => record.set_pass_through(service),
         }
-        let head_to_remember = head_to_remember
-            .map(|fingerprint| HeadToRemember { fingerprint, received_uri: presentation.received_uri.clone() });
+        let received_uri = presentation.received_uri.clone();
         let body = if facts.has_body { stream(body) } else { nothing() };
         let (client_identity, body) =
             self.identity_resolver().identify(&active, &head, body, service, presentation, connection).await?;
@@ -256,8 +252,8 @@ impl Gateway {
                     Some(response) => {
                         let caller_scope = Some(&request.lookup.caller_scope);
                         classify::by_client(connection, &client_identity, caller_scope, &self.memory, &self.clock);
-                        if let (Some(known), Outcome::Hit) = (head_to_remember, record.outcome()) {
-                            self.remember(known, &head, &request, record, connection);
+                        if let (Some(fingerprint), Outcome::Hit) = (fingerprint, record.outcome()) {
+                            self.remember(fingerprint, (&head, &received_uri), &request, record, connection);
                         }
                         return Ok(response);
                     }
@@ -282,26 +278,6 @@ impl Gateway {
     /// The input of [`decide`] besides the request and its connection.
     pub fn rules<'a>(&'a self, active: &'a ActiveConfig) -> Rules<'a> {
         active.rules(&self.via, self.mode())
-    }
-
-    fn identity_resolver(&self) -> IdentityResolver<'_> {
-        let Self { callers, fingerprints, fetcher, observer, clock, .. } = self;
-        IdentityResolver { callers, fingerprints, fetcher, observer, clock }
-    }
-
-    fn forwarder(&self) -> Forwarder {
-        let (memory, fetcher) = (Arc::clone(&self.memory), Arc::clone(&self.fetcher));
-        Forwarder { memory, fetcher, observer: Arc::clone(&self.observer), clock: self.clock.clone() }
-    }
-
-    fn deadline_error(&self, request: &CacheRequest, is_sent: bool) -> UpstreamError {
-        let class = self.memory.class_of(request, self.clock.now());
-        self.fetcher.deadline_error(request, class, is_sent, &self.observer)
-    }
-
-    /// The releaser uses the current state, not the state when the request joined its flight.
-    fn releaser<'g>(&'g self, request: &'g CacheRequest, role: &'g Role) -> Releaser<'g> {
-        Releaser { memory: &self.memory, observer: &self.observer, request, role, now: self.clock.now() }
     }
 
     /// Answers a request for an operation from memory, or from a flight. If the result of the flight is not for this

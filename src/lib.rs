@@ -34,12 +34,12 @@
 //! upstream, and `gateway/take_hint.rs` what that changes. `gateway/key_trial.rs` lets one gateway at a time try an access
 //! key. What leaves the process is sealed (`seal.rs`): a record that was changed, or that belongs elsewhere, is a miss.
 //!
-//! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before: in
-//! HTTP/1 before hyper reads it, in HTTP/2 with the head that hyper has read. The values of its varying fields may differ (a trace, a signature and its date, `If-None-Match`). It
-//! stores the result of reading a head under a keyed hash of the rest. It verifies the signature and looks up the grant
-//! and the entry each time. A request that the fast path cannot answer takes the full path. The server passes
-//! bytes to the fast path (`server/wire.rs`). The gateway decides what it stores and what is fresh
-//! (`gateway/remembered.rs`).
+//! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before: in HTTP/1
+//! before hyper reads it, in HTTP/2 with the head that hyper has read. The values of varying fields may differ: a trace, a
+//! signature and its date, `If-None-Match`. The fast path stores the result of reading a head under a keyed hash of the
+//! rest. It verifies the signature and looks up the grant and the entry each time. A request that the fast path cannot
+//! answer takes the full path. The server passes bytes to the fast path (`server/wire.rs`). The gateway decides what it
+//! stores and what is fresh (`gateway/remembered.rs`).
 //!
 //! The settings that can change at run time are one value, `gateway/active_config.rs`. A request uses the same value
 //! from beginning to end. The table in `config/settings.rs` lists the settings that need a restart. `cli/reload.rs`
@@ -145,8 +145,10 @@
 //!    have been sent, and a timeout counts only if upstream has had the whole time limit of the call. The extended
 //!    grant shows no entry that was sent later than its regular end (the last proof and `grant_ttl`). So nobody sees
 //!    newer data than the grant covered, whatever makes the call fail. A proof of an earlier process, from a snapshot,
-//!    is a lapsed grant. It covers nothing later than the snapshot ([`cache::grants`]). A 401 or 403 counts as soon as its head is read.
-//!    A 401 on any path suspends all grants of its caller in that service. It ends them, unless the error code in its
+//!    is a lapsed grant. It covers nothing later than the snapshot ([`cache::grants`]). A borrowed grant covers
+//!    nothing later than the end of being in sync, or than its proof if the process was never in sync. A copy from the
+//!    engine counts as sent at the latest time that the clocks allow (`gateway/tier.rs`). A 401 or 403 counts as soon as
+//!    its head is read. A 401 on any path suspends all grants of its caller in that service. It ends them, unless the error code in its
 //!    body is one of the service itself.
 //! 10. **The sum is bounded.** One budget ([`budget`], `limits.memory`) covers the memory that clients can make the
 //!     process use besides the cache, and that of its sockets in the kernel. At the limit the gateway first stops
@@ -154,8 +156,8 @@
 //!     unknown callers with 503, and known callers wait until their deadline. Few may wait; further ones get
 //!     a 503. Connections, decoded HTTP/2 heads and
 //!     removed entries that clients still read are charged even if they do not fit. Responses that do not fit are
-//!     streamed and not stored. A list waits for a limit of upstream only if its response has room. Hits on the fast
-//!     path need no free memory.
+//!     streamed and not stored. A list waits for a limit of upstream only if its response has room. In HTTP/1, hits
+//!     on the fast path need no free memory. In HTTP/2 the fast path answers only while half of the budget is free.
 //! 11. **Isolation.** No client keeps more than half of a resource while others wait for it. For connections a client
 //!     is a peer address ([`request::peer`]). For call slots, relay slots and the budget it is a caller, a peer
 //!     address and a connection. One caller never has more than half of the flights or waiters, and unknown callers

@@ -75,6 +75,8 @@ fn only_upstream_has_an_http_client() {
 #[test]
 fn only_random_has_randomness() {
     must_not_name(&[""], &["getrandom", "SystemRandom"], &["random.rs"]);
+    // It decides places in maps.
+    must_not_name(&[""], &["RandomState"], &["request/key.rs", "cache/lru_map.rs"]);
 }
 
 #[test]
@@ -303,6 +305,7 @@ fn steps_of_the_path_do_not_call_each_other() {
         "assemble",
         "inspect",
         "reload",
+        "parts",
         "remembered",
         "probe",
         "staleness",

@@ -37,6 +37,7 @@ mod explained;
 mod fairness;
 mod fast_path;
 mod fast_path_attacks;
+mod fast_path_http2;
 mod faults;
 mod fences;
 mod fleet;

@@ -1,11 +1,9 @@
 //! The fast path knows a head again whose varying fields have other values: a trace, a validator, a signature and its date.
 //! Each value is read anew, and both paths give the same response.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use http::{Method, StatusCode};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -17,22 +15,22 @@ use workspace_gateway::testing::simulator::IssuedKey;
 use crate::support::process::{Process, folder};
 use crate::support::raw_client::{RawClient, RawResponse, head_as};
 use crate::support::signer::{Signed, date, entry, world_with_keys};
-use crate::support::{Http, PROJECT, Reply, World, with_fast_path};
+use crate::support::{PROJECT, World, with_fast_path};
 
 const LIST: &str = "/v2/PROJECT/products?os_type=Linux";
 const SIGNED_HEADERS: &[&str] = &["content-type", "x-project-id"];
 
 /// A `traceparent` that differs by number.
-fn trace(number: u32) -> String {
+pub(crate) fn trace(number: u32) -> String {
     format!("traceparent: 00-{number:032x}-00f067aa0ba902b7-01")
 }
 
 /// A gateway with the fast path, regardless of the environment variable.
-async fn gateway(settings: &str) -> World {
+pub(crate) async fn gateway(settings: &str) -> World {
     World::with(&with_fast_path(true, settings)).await
 }
 
-async fn exchange(world: &World, head: impl AsRef<[u8]>) -> RawResponse {
+pub(crate) async fn exchange(world: &World, head: impl AsRef<[u8]>) -> RawResponse {
     RawClient::connect(world).await.exchange(head).await
 }
 
@@ -153,7 +151,7 @@ fn signed_head(world: &World, key: &IssuedKey, at: SystemTime, more: &[(&'static
 }
 
 /// A gateway with a permanent and a temporary access key.
-async fn gateway_with_keys(settings: &str) -> (World, [IssuedKey; 2]) {
+pub(crate) async fn gateway_with_keys(settings: &str) -> (World, [IssuedKey; 2]) {
     world_with_keys(
         |simulator| [simulator.access_key(PROJECT), simulator.temporary_access_key(PROJECT)],
         |keys| with_fast_path(true, &format!("{settings}{}", keys.each_ref().map(|key| entry(key, "")).concat())),
@@ -178,6 +176,17 @@ async fn a_request_that_is_signed_anew_takes_the_fast_path() {
 }
 
 const VERIFIED: &str = "workspace_gateway_signatures_total{result=\"verified\"}";
+
+#[tokio::test]
+async fn a_signature_is_counted_once_if_the_fast_path_has_no_fresh_entry() {
+    let (world, [key, _]) = gateway_with_keys("[grants]\ngrant_ttl = \"1h\"\n").await;
+    world.warm_head_cache(&signed_head(&world, &key, date(&world), &[])).await;
+    // The entry is stale then.
+    world.seconds_pass(301);
+    let (before, verified) = (world.fast_path_hits(), world.metric(VERIFIED));
+    exchange(&world, signed_head(&world, &key, date(&world), &[])).await;
+    assert_eq!((world.fast_path_hits(), world.metric(VERIFIED)), (before, verified + 1.0));
+}
 
 #[tokio::test]
 async fn a_wrong_signature_is_refused_although_its_head_is_known() {
@@ -262,94 +271,6 @@ async fn two_access_keys_with_the_same_request_both_take_the_fast_path() {
         }
     }
     assert_eq!(world.fast_path_hits(), before + 6);
-}
-
-/// A response over HTTP/2 to a GET with these headers.
-async fn get_http2(world: &World, http: &Http, headers: &[(&str, &str)]) -> Reply {
-    let headers: Vec<_> = headers.iter().copied().chain([("x-auth-token", &*world.token)]).collect();
-    http.send(Method::GET, &world.url(LIST), &headers, "").await
-}
-
-/// The parts of a response that do not differ by response.
-fn parts(reply: &Reply) -> (StatusCode, BTreeMap<String, String>, String) {
-    let headers = reply.headers().iter().filter(|(name, _)| *name != "x-request-id");
-    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-    assert_eq!(reply.header("x-request-id").len(), 32);
-    (reply.status(), headers.collect(), reply.text().to_owned())
-}
-
-#[tokio::test]
-async fn a_known_http2_head_takes_the_fast_path() {
-    let world = gateway("").await;
-    let http = Http::http2();
-    let tag = get_http2(&world, &http, &[]).await.header("etag").to_owned();
-    let (first, second) = (trace(1), trace(2));
-    let [first, second] = [&first, &second].map(|line| line.split_once(": ").unwrap().1);
-    let none: &[(&str, &str)] = &[];
-    for (known, sent, is_fast) in [
-        (none, none, true),
-        (&[("traceparent", first)], &[("traceparent", second)], true),
-        (&[("if-none-match", "\"old\"")], &[("if-none-match", &*tag)], true),
-        (&[("if-none-match", &*tag)], &[("if-none-match", "\"old\"")], true),
-        (&[("x-a", "1")], &[("x-a", "2")], false),
-        (&[("x-a", "1")], &[("x-b", "1")], false),
-        (&[("x-a", "1")], &[("x-a", "1"), ("x-a", "1")], false),
-        (&[("te", "trailers")], &[("te", "trailers")], false),
-        (&[("cache-control", "max-age=60")], &[("cache-control", "no-cache")], false),
-        (&[("traceparent", first)], &[("traceparent", first), ("traceparent", first)], false),
-        (&[("if-none-match", "\"old\"")], &[("if-none-match", "\"old\", \"older\"")], false),
-    ] {
-        for _ in 0..3 {
-            get_http2(&world, &http, known).await;
-        }
-        let before = world.fast_path_hits();
-        let fast = get_http2(&world, &http, sent).await;
-        assert_eq!(world.fast_path_hits(), before + usize::from(is_fast), "{known:?} {sent:?}");
-        let number = before.to_string();
-        let with_new: Vec<_> = sent.iter().copied().chain([("x-n", &*number)]).collect();
-        if is_fast {
-            assert_eq!(parts(&fast), parts(&get_http2(&world, &http, &with_new).await), "{known:?} {sent:?}");
-            assert_eq!(world.fast_path_hits(), before + 1);
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_known_http2_head_is_known_in_no_other_version_and_for_no_other_authority() {
-    let world = gateway("").await;
-    let http = Http::http2();
-    for _ in 0..3 {
-        get_http2(&world, &http, &[]).await;
-    }
-    assert_eq!(world.fast_path_hits(), 1);
-    let elsewhere = world.url(LIST).replace("127.0.0.1", "localhost");
-    let headers = [("x-auth-token", &*world.token)];
-    assert!(http.send(Method::GET, &elsewhere, &headers, "").await.is_hit());
-    assert!(Http::new().send(Method::GET, &world.url(LIST), &headers, "").await.is_hit());
-    assert_eq!(http.send(Method::HEAD, &world.url(LIST), &headers, "").await.text(), "");
-    http.send(Method::GET, &world.url(LIST), &headers, "{}").await;
-    assert_eq!(world.fast_path_hits(), 1);
-}
-
-#[tokio::test]
-async fn a_request_that_is_signed_anew_takes_the_fast_path_in_http2() {
-    let (world, [key, _]) = gateway_with_keys("").await;
-    let http = Http::http2();
-    let signed = |seconds| {
-        let mut unsigned = Signed::get(&world, &key, LIST);
-        unsigned.headers.clear();
-        unsigned.sign(&key, &[], &Payload::of(b""), date(&world) + Duration::from_secs(seconds))
-    };
-    for (seconds, hits) in [(0, 0), (1, 0), (2, 1), (3, 2), (15 * 60 + 1, 2)] {
-        let reply = signed(seconds).send_with(&http).await;
-        assert_eq!((reply.status() == 200, world.fast_path_hits()), (seconds < 10, hits), "{seconds}");
-    }
-    let forged = signed(4).with("x-sdk-date", &line_value(&signed(5), "x-sdk-date")).send_with(&http).await;
-    assert_eq!((forged.status().as_u16(), world.fast_path_hits()), (401, 2));
-}
-
-fn line_value(signed: &Signed, name: &str) -> String {
-    signed.headers[name].to_str().unwrap().to_owned()
 }
 
 /// A line of a generated head: a name, what separates it from its value, the value and the end of the line.

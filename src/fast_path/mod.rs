@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::ETAG;
+use http::header::{ETAG, HOST};
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
 
@@ -144,21 +144,23 @@ impl<L> FastPath<L> {
         // The bytes of an HTTP/1 head do not begin with a NUL.
         known.add(b"\0");
         let varying = varying::split_parsed(head, |part| known.add(part))?;
-        Some(ReceivedHead { fingerprint: known.finish(), varying, size: head_size(head) })
+        // The full path counts the authority as a `Host`.
+        let host = head.uri.authority().map_or(0, |authority| HOST.as_str().len() + authority.as_str().len() + 4);
+        Some(ReceivedHead { fingerprint: known.finish(), varying, size: head_size(head) + host })
     }
 
     /// Called when hyper has read a request. Returns the fingerprint of its head if the head may be remembered: it has
-    /// come before, has no field that must be read each time, and in HTTP/1 it arrived in one piece. `parsed` is the
+    /// come before, has no field that must be read each time, and in HTTP/1 it arrived in one piece. `http2` is the
     /// fingerprint of an HTTP/2 head.
     pub fn begin_request(
         &self,
         tracker: &RequestTracker,
         head: &Parts,
         has_body: bool,
-        parsed: Option<Fingerprint>,
+        http2: Option<Fingerprint>,
     ) -> Option<Fingerprint> {
         let received = tracker.request_parsed(head, has_body);
-        parsed.or(received).filter(|received| head::is_repeatable(head) && self.heads.was_seen(received))
+        http2.or(received).filter(|received| head::is_repeatable(head) && self.heads.was_seen(received))
     }
 
     /// Remembers the lookup of a request that was a hit. `heading` is for the access log, if requests are logged.

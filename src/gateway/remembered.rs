@@ -1,8 +1,8 @@
 //! The gateway's side of the fast path: what it remembers of a head, and whether that can be answered now.
 //!
 //! The result of reading a head depends on the active config and on the local address of the connection. So a
-//! remembered look-up is valid while both are the same. Of a signed request it is remembered what verifies it with
-//! another date. The signature is verified for each request.
+//! remembered look-up is valid while both are the same. For a signed request the gateway also remembers what verifies
+//! another date and signature. The signature is verified for each request.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -23,14 +23,15 @@ use crate::signing::ring::VerifiedRequest;
 use crate::signing::{RepeatedRequest, SignedTarget, X_SDK_DATE};
 use crate::telemetry::record::RequestRecord;
 
-/// Requests with a larger key, in bytes, are not remembered, to save memory.
+/// Requests with a larger key, in bytes, are not remembered, to save memory. The same with what verifies a signature.
 const MAX_KEY_SIZE: usize = 512;
+const MAX_SIGNED_SIZE: usize = 640;
 
 /// The result of reading a head.
 pub struct RememberedLookup {
     lookup: Arc<Lookup>,
     /// What verifies the signature. `None` if the request has a token.
-    signed: Option<RepeatedRequest>,
+    signed: Option<Box<RepeatedRequest>>,
     /// The active config with which it was read.
     active: Weak<ActiveConfig>,
     /// `limits.max_head_size`, in bytes.
@@ -39,18 +40,13 @@ pub struct RememberedLookup {
     local: SocketAddr,
 }
 
-/// A head that the fast path may remember, and the target as the client sent it.
-pub(super) struct HeadToRemember {
-    pub(super) fingerprint: Fingerprint,
-    pub(super) received_uri: Uri,
-}
-
 impl Gateway {
-    /// Lets the fast path remember a request that was a hit. `received` is its head as it was read.
+    /// Lets the fast path remember a request that was a hit. `head` is as it was when the signature was verified: without
+    /// the hop-by-hop fields. `received_uri` is the target as the client sent it.
     pub(super) fn remember(
         &self,
-        HeadToRemember { fingerprint, received_uri }: HeadToRemember,
-        head: &Parts,
+        fingerprint: Fingerprint,
+        (head, received_uri): (&Parts, &Uri),
         request: &CacheRequest,
         record: &RequestRecord,
         connection: &Connection,
@@ -61,16 +57,16 @@ impl Gateway {
         }
         let signed = match credential {
             Credential::Token(_) => None,
-            Credential::Signed(verified) => match repeated(verified, head, &received_uri) {
-                Some(repeated) => Some(repeated),
-                None => return,
+            Credential::Signed(verified) => match repeated(verified, head, received_uri) {
+                Some(repeated) if lookup.key.size() + repeated.size() <= MAX_SIGNED_SIZE => Some(Box::new(repeated)),
+                _ => return,
             },
         };
         let lookup = RememberedLookup {
             lookup: Arc::clone(lookup),
             signed,
             active: Arc::downgrade(active),
-            max_head_size: active.rules(&self.via, self.mode()).max_head_size,
+            max_head_size: active.settings.limits.max_head_size.bytes(),
             local: connection.local,
         };
         let operation = request.lookup.key.operation();
@@ -92,12 +88,8 @@ impl Gateway {
     /// Whether the request is signed by its key, and the key may be used now. If not, the full path answers it.
     fn verify_again(&self, signed: &RepeatedRequest, varying: VaryingFields<'_>, service: Service) -> bool {
         let Some((signature, date)) = varying.signature().zip(varying.sdk_date()) else { return false };
-        let is_verified = signed.verify(signature, date, self.clock.date())
-            && !self.fetcher.key_breaker.is_suspended(signed.key(), service);
-        if is_verified {
-            self.observer.metrics.signature("verified");
-        }
-        is_verified
+        signed.verify(signature, date, self.clock.date())
+            && !self.fetcher.key_breaker.is_suspended(signed.key(), service)
     }
 }
 
@@ -138,6 +130,10 @@ impl HitSource for Gateway {
         }
         let now = self.clock.now();
         let entry = self.memory.fresh(&lookup.lookup, now)?;
+        // Not before: without a fresh entry, the full path verifies the signature again, and counts it.
+        if lookup.signed.is_some() {
+            self.observer.metrics.signature("verified");
+        }
         entry.hit(now);
         // A caller with a grant is known.
         connection.account.raise(ConnectionClass::Known, Some(lookup.lookup.caller_scope.caller));

@@ -188,7 +188,8 @@ impl Hash for RequestKey {
 }
 
 /// The hash of a part of a key. It is computed once, and not at each look-up in a map. Its seed is secret and random, so
-/// that a client cannot choose keys with one hash.
+/// that a client cannot choose keys with one hash. It does not come from `random.rs`, because no result depends on it: it
+/// only decides places in maps.
 fn hash_of(part: &(impl Hash + ?Sized)) -> u64 {
     static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     SEED.hash_one(part)

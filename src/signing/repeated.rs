@@ -20,14 +20,10 @@ use super::{AccessKey, SignedTarget, X_SDK_DATE, X_SECURITY_TOKEN, date};
 pub(crate) struct RepeatedRequest {
     key: Arc<AccessKey>,
     before_date: Context,
-    after_date: Vec<Piece>,
-}
-
-/// A part of the canonical request after the date.
-enum Piece {
-    Text(Box<[u8]>),
-    /// The value of `X-Security-Token`, which is the key's.
-    SecurityToken,
+    /// The canonical request after the date, without the value of `X-Security-Token`, which is the key's.
+    after_date: Box<[u8]>,
+    /// Where that value is missing.
+    token_at: Option<usize>,
 }
 
 impl fmt::Debug for RepeatedRequest {
@@ -46,18 +42,24 @@ impl RepeatedRequest {
     ) -> Option<Self> {
         let VerifiedRequest { key, covered, payload } = verified;
         let mut before_date = Context::new(&SHA256);
-        let mut after_date: Vec<Piece> = Vec::new();
+        let (mut after_date, mut token_at) = (Vec::new(), None);
         let (mut is_after, mut may_be_kept) = (false, true);
         write_canonical(method, target, headers, covered, payload, |part| match part {
             CanonicalPart::Value { name, .. } if name == X_SDK_DATE => is_after = true,
             CanonicalPart::Value { name, .. } if is_after && name == X_SECURITY_TOKEN => {
-                after_date.push(Piece::SecurityToken)
+                token_at = Some(after_date.len())
             }
             CanonicalPart::Value { .. } if is_after => may_be_kept = false,
-            CanonicalPart::Text(text) if is_after => after_date.push(Piece::Text(text.into())),
+            CanonicalPart::Text(text) if is_after => after_date.extend_from_slice(text),
             CanonicalPart::Text(text) | CanonicalPart::Value { value: text, .. } => before_date.update(text),
         })?;
-        (is_after && may_be_kept).then(|| Self { key: Arc::clone(key), before_date, after_date })
+        let after_date = after_date.into_boxed_slice();
+        (is_after && may_be_kept).then(|| Self { key: Arc::clone(key), before_date, after_date, token_at })
+    }
+
+    /// The memory that it takes, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        size_of::<Self>() + self.after_date.len()
     }
 
     pub(crate) fn key(&self) -> &AccessKey {
@@ -72,12 +74,12 @@ impl RepeatedRequest {
         }
         let mut hash = self.before_date.clone();
         hash.update(signed_at.as_bytes());
-        for piece in &self.after_date {
-            match piece {
-                Piece::Text(text) => hash.update(text),
-                Piece::SecurityToken => hash.update(self.key.security_token().map_or(b"", |token| token.as_bytes())),
-            }
+        let (before_token, after_token) = self.after_date.split_at(self.token_at.unwrap_or(0));
+        hash.update(before_token);
+        if let (Some(_), Some(token)) = (self.token_at, self.key.security_token()) {
+            hash.update(token.as_bytes());
         }
+        hash.update(after_token);
         self.key.has_signed(signature, signed_at, &hash.finish())
     }
 }
