@@ -125,6 +125,19 @@ async fn a_list_of_entity_tags_or_a_date_takes_the_full_path() {
 }
 
 #[tokio::test]
+async fn a_varying_field_in_the_key_takes_the_full_path() {
+    for name in ["tracestate", "traceparent"] {
+        let world = gateway(&format!("[cache]\nkeyed_headers = [\"{name}\"]\n")).await;
+        for number in 0..6 {
+            exchange(&world, world.head(LIST, &[&format!("{name}: {}", number % 2)])).await;
+        }
+        assert_eq!((world.fast_path_hits(), world.upstream_calls()), (0, 2), "{name}");
+        // Without the field, it is not in the key.
+        world.warm_head_cache(&world.head(LIST, &[])).await;
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_with_its_new_values_is_rejected() {
     let world = gateway("[limits]\nmax_head_size = \"8KiB\"\n").await;
     let padding = "p".repeat(7_900 - world.head(LIST, &[]).len());

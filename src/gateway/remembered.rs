@@ -52,7 +52,9 @@ impl Gateway {
         connection: &Connection,
     ) {
         let CacheRequest { active, credential, lookup, .. } = request;
-        if lookup.key.size() > MAX_KEY_SIZE {
+        // A part of the key must not vary.
+        let has_varying = lookup.key.headers().iter().any(|(name, _)| is_varying(name.as_str()));
+        if has_varying || lookup.key.size() > MAX_KEY_SIZE {
             return;
         }
         let signed = match credential {
