@@ -192,11 +192,11 @@ impl Fleet {
         sync: Arc<FleetSync>,
         (clock, random): (Clock, Random),
         watcher: Arc<dyn Watcher>,
-    ) -> io::Result<Arc<Self>> {
+    ) -> io::Result<Self> {
         let FleetSecret { id, everything } = secret;
         let all = [NoticeKind::Entries, NoticeKind::Grants]
             .map(|kind| everything(kind, Extent::Engine).voids.unwrap_or_default());
-        Ok(Arc::new(Self {
+        Ok(Self {
             keys: Keys::new(&config.name, id, all),
             config,
             clock,
@@ -215,7 +215,7 @@ impl Fleet {
             nonce: AtomicU64::default(),
             latest: Mutex::default(),
             state: Mutex::new(EngineState::Starting),
-        }))
+        })
     }
 
     pub(crate) fn state(&self) -> EngineState {

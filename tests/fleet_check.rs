@@ -34,12 +34,13 @@ async fn check_says_whether_the_engine_can_be_used() {
     engine.run(&["ACL", "SETUSER", "default", "-eval"]).await;
     let (code, line) = check(&engine.url(), "");
     assert!(code == Some(1) && line.contains(" cannot be used: it refuses "), "{code:?} {line}");
+    assert_eq!(engine.run(&["--scan"]).await, "", "it leaves nothing");
     let (code, line) = check("redis://127.0.0.1:1", "");
     assert!(code == Some(1) && line.contains("there is no connection to it"), "{code:?} {line}");
 }
 
 #[tokio::test]
-async fn check_fails_without_each_of_the_rights_that_the_guide_names() {
+async fn check_fails_without_each_of_the_rights_that_the_guide_names_and_leaves_nothing() {
     let Some(engine) = redis("rights", &[]).await else { return };
     let guide = include_str!("../deploy/fleet.md");
     let commands = guide.lines().filter(|line| line.trim().starts_with("ACL SETUSER "));
@@ -50,6 +51,10 @@ async fn check_fails_without_each_of_the_rights_that_the_guide_names() {
         engine.run(&["ACL", "SETUSER", "default", &format!("-{right}")]).await;
         let (code, line) = check(&engine.url(), "");
         assert!(code == Some(1) && line.contains(" cannot be used: it refuses "), "{right}: {code:?} {line}");
+        if right == "del" {
+            engine.run(&["FLUSHALL"]).await;
+        }
+        assert_eq!(engine.run(&["--scan"]).await, "", "{right}");
         engine.run(&["ACL", "SETUSER", "default", &format!("+{right}")]).await;
     }
 }

@@ -12,6 +12,7 @@ use crate::support::{PROJECT, World, within};
 
 const DESKTOPS: &str = "/v2/PROJECT/desktops";
 const GATEWAYS: usize = 8;
+const STORED: &str = "workspace_gateway_fleet_stores_total{kind=\"access-key\",result=\"stored\"}";
 
 fn key(secret: &str) -> IssuedKey {
     IssuedKey { id: "AKOFTHEFLEET".to_owned(), secret: secret.to_owned(), security_token: None }
@@ -98,4 +99,19 @@ async fn without_the_engine_each_gateway_tries_the_secret_itself() {
     worlds[0].simulator.release();
     let statuses = within(asking).await.unwrap();
     assert!(statuses.iter().all(|status| *status == StatusCode::OK), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_a_trial_is_counted_and_not_used() {
+    let Some(engine) = redis("trial-record", &[]).await else { return };
+    let worlds = fleet(&engine, "a-wrong-secret").await;
+    let refused = [StatusCode::UNAUTHORIZED];
+    assert_eq!(ask_all(&worlds[..1], "a-wrong-secret", &[DESKTOPS]).await, refused);
+    worlds[0].until_metric(STORED, 1.0).await;
+    let record = engine.run(&["--raw", "KEYS", "*:r:*"]).await;
+    let length: usize = engine.run(&["--raw", "STRLEN", &record]).await.parse().unwrap();
+    engine.run(&["SETRANGE", &record, &(length - 1).to_string(), "x"]).await;
+    assert_eq!(ask_all(&worlds[1..2], "a-wrong-secret", &[DESKTOPS]).await, refused);
+    assert_eq!(worlds[1].metric("workspace_gateway_unreadable_records_total{reason=\"damaged\"}"), 1.0);
+    assert_eq!(worlds[0].simulator.failures_in_a_row(&key("").id), 2, "it makes a trial of its own");
 }

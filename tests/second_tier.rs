@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::future::{Future, pending};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -15,9 +16,11 @@ use workspace_gateway::testing::cache::second_tier::{
 };
 use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::config::Config;
 use workspace_gateway::testing::gateway::Gateway;
 use workspace_gateway::testing::random::Random;
 
+use crate::support::process::folder;
 use crate::support::{Call, Reply, Scripted, config, get_in_process_with, within};
 
 const PROOF: &str = "/v2/PROJECT/products?limit=1";
@@ -113,14 +116,24 @@ struct Bench {
 impl Bench {
     fn new(tier: &Arc<MemoryTier>, clock: &ManualClock) -> Self {
         let (upstream, calls) = Scripted::new();
+        let (tier, config, clock) = Self::parts(tier, clock);
+        Self { gateway: Gateway::with_second_tier(upstream, tier, &config, clock, Random::System).unwrap(), calls }
+    }
+
+    /// With what the snapshot has, if there is one.
+    async fn with_snapshot(tier: &Arc<MemoryTier>, clock: &ManualClock, path: &Path) -> Self {
+        let (upstream, calls) = Scripted::new();
+        let (tier, config, clock) = Self::parts(tier, clock);
+        let gateway =
+            Gateway::with_second_tier_and_snapshot(upstream, tier, path, &config, clock, Random::System).unwrap();
+        gateway.restore_snapshot().await;
+        Self { gateway, calls }
+    }
+
+    fn parts(tier: &Arc<MemoryTier>, clock: &ManualClock) -> ((Arc<dyn SecondTier>, [u8; 32]), Config, Clock) {
         let settings = "[cache]\nttl = \"5m\"\nttl_jitter = \"0%\"\nstale_while_revalidate = \"0s\"";
         let config = config("http://127.0.0.1:1", "http://127.0.0.1:1", settings);
-        let (second_tier, clock) = (Arc::clone(tier) as Arc<dyn SecondTier>, Clock::Manual(clock.clone()));
-        let second_tier = (second_tier, [7; 32]);
-        Self {
-            gateway: Gateway::with_second_tier(upstream, second_tier, &config, clock, Random::System).unwrap(),
-            calls,
-        }
+        ((Arc::clone(tier) as Arc<dyn SecondTier>, [7; 32]), config, Clock::Manual(clock.clone()))
     }
 
     /// Panics if the request goes upstream.
@@ -239,6 +252,32 @@ async fn a_lapsed_caller_gets_a_copy_that_is_from_before_the_end_of_its_grant_if
     let reply = within(pending).await.unwrap();
     assert_eq!((reply.status(), reply.text()), (StatusCode::OK, PRODUCTS), "{}", reply.cache_status());
     assert!(reply.cache_status().contains("fwd=stale; fwd-status=503"), "{}", reply.cache_status());
+}
+
+#[tokio::test]
+async fn after_a_restart_without_the_tier_a_lapsed_caller_gets_no_copy_from_the_snapshot() {
+    let clock = ManualClock::default();
+    let tier = Arc::new(MemoryTier { clock: clock.clone(), ..MemoryTier::default() });
+    let path = folder("second-tier-snapshot").join("snapshot");
+    let mut first = Bench::new(&tier, &clock);
+    let mut second = Bench::with_snapshot(&tier, &clock, &path).await;
+    second.fetch("lapsed", LIST, &[]).await;
+    // Its grant ends after 300 s. The list is requested 2 s later. Its copy seems up to 5 s older.
+    clock.advance(Duration::from_secs(302));
+    first.fetch("one", OTHER, &[]).await;
+    second.fetch("two", PROOF, &[]).await;
+    assert!(second.get("two", OTHER, &[]).await.cache_status().ends_with("; detail=fleet"));
+    second.gateway.end_snapshot().await;
+    drop(second);
+    let empty = Arc::new(MemoryTier { clock: clock.clone(), ..MemoryTier::default() });
+    let mut restarted = Bench::with_snapshot(&empty, &clock, &path).await;
+    for (path, expected) in [(OTHER, StatusCode::SERVICE_UNAVAILABLE), (LIST, StatusCode::OK)] {
+        let gateway = Arc::clone(&restarted.gateway);
+        let pending = tokio::spawn(async move { get_in_process_with(&gateway, "lapsed", path, &[]).await });
+        within(restarted.calls.recv()).await.unwrap().answer(StatusCode::SERVICE_UNAVAILABLE, "{}");
+        let reply = within(pending).await.unwrap();
+        assert_eq!(reply.status(), expected, "{path}: {}", reply.cache_status());
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The storm with a fleet: four gateways with one engine, between which the clients move. The engine hangs, loses its data
-//! and goes back to earlier ones, and gateways are cut off from it one after the other. One gateway is killed while it has
-//! leases. Or there are a master and its replica, and Sentinel promotes the replica: writes that the old master has
-//! acknowledged are lost. Tokens are revoked and entries are purged at one of the gateways.
+//! and goes back to earlier ones, and gateways are cut off from it one after the other. One gateway is killed, if possible
+//! while it has calls in flight. Or there are a master and its replica, and Sentinel promotes the replica: writes that the
+//! old master has acknowledged are lost. Tokens are revoked and entries are purged at one of the gateways.
 //!
 //! Each response is judged like those of a single gateway, and besides: `fleet.sync` after the engine was told of a denial
 //! or a purge, a gateway that is in sync must know it. A gateway that is not in sync must ask upstream for callers that only
@@ -331,6 +331,7 @@ impl Storming {
         } else {
             at_least("revoked callers that a cut-off gateway asked upstream for", self.probed, 1.0);
             tell("leases of a gateway when it was killed", &self.mortal.leases.to_string());
+            tell("times that it was killed without enough calls in flight", &self.mortal.idle_kills.to_string());
         }
         limits.at_most("wrong responses", report.wrongs as f64, 0.0);
         !limits.has_failed

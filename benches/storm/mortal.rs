@@ -17,10 +17,10 @@ use super::gateway::Gateway;
 use super::lock;
 use super::world::Journal;
 
-/// So many calls must be in flight in so many looks in a row when it is killed: upstream is slow. They have leases mostly.
+/// So many calls should be in flight in so many looks in a row when it is killed: upstream is slow. Most of them have leases.
 const MIN_CALLS: u64 = 3;
 const IN_A_ROW: usize = 20;
-/// How often this is looked for, until upstream is slow at last.
+/// How often this is looked for, until upstream is slow at last. Then it is killed in any case.
 const LOOKS: usize = 3_000;
 const LOOK: Duration = Duration::from_millis(5);
 /// After this time its leases end within `ENDING`. Those of others are renewed each 250 ms, and then last 1 s.
@@ -39,11 +39,13 @@ pub(crate) struct Mortal {
     settings: String,
     /// How many leases it had when it was killed.
     pub(crate) leases: usize,
+    /// How many times it was killed without enough calls in flight.
+    pub(crate) idle_kills: usize,
 }
 
 impl Mortal {
     pub(crate) fn start(settings: String) -> Self {
-        Self { gateway: Mutex::new(Gateway::start(&settings)), settings, leases: 0 }
+        Self { gateway: Mutex::new(Gateway::start(&settings)), settings, leases: 0, idle_kills: 0 }
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
@@ -54,7 +56,7 @@ impl Mortal {
         lock(&self.gateway).in_sync_until() > Clock::System.now()
     }
 
-    /// Kills it while it has calls in flight, and starts it again. `forget`: what is known about it must be forgotten.
+    /// Kills it, if possible while it has calls in flight, and starts it again. `forget`: what is known about it must be forgotten.
     pub(crate) async fn kill(
         &mut self,
         endpoint: &Endpoint,
@@ -70,6 +72,7 @@ impl Mortal {
             }
             sleep(LOOK).await;
         }
+        self.idle_kills += usize::from(in_a_row < IN_A_ROW);
         lock(journal).down.begin(true, Clock::System.now());
         lock(&self.gateway).kill();
         lock(journal).down.settle(Clock::System.now());

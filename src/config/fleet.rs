@@ -57,7 +57,8 @@ pub(crate) struct EngineFiles {
 /// Those of [`EngineFiles`].
 type TlsFiles = (Option<(String, Vec<u8>)>, Option<(Vec<u8>, Vec<u8>)>);
 
-/// Whether a text is the path of a file, and not a random text in base64, which has capital letters.
+/// Whether a text seems to be a path. Base64 of 32 random bytes nearly always has capital letters, `+` or `=`; a path with
+/// one of these is not recognised.
 fn is_path(text: &str) -> bool {
     text.starts_with('/') && !text.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'+' || byte == b'=')
 }

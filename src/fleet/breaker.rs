@@ -2,9 +2,9 @@
 
 /// So many look-ups of requests in a row without an answer in time open the breaker.
 pub(super) const MISSES: u32 = 3;
-/// So many trials in a row with an answer in time close it; twice as many each time that it opens soon again.
-const TRIALS: u32 = 2;
-const MAX_TRIALS: u32 = 32;
+/// So many probes in a row with an answer in time close it; twice as many each time that it opens soon again.
+const PROBES: u32 = 2;
+const MAX_PROBES: u32 = 32;
 /// After so many look-ups in time it has not opened soon again.
 const GOOD: u32 = 100;
 
@@ -14,7 +14,7 @@ pub(super) struct Breaker {
     missed: u32,
     answered: u32,
     is_open: bool,
-    trials: u32,
+    probes: u32,
     good: u32,
     openings: u32,
 }
@@ -31,8 +31,8 @@ impl Breaker {
         if opens {
             self.is_open = true;
             self.openings = if self.good >= GOOD { 0 } else { self.openings };
-            self.trials = TRIALS.checked_shl(self.openings).map_or(MAX_TRIALS, |trials| trials.min(MAX_TRIALS));
-            (self.openings, self.good) = ((self.openings + 1).min(MAX_TRIALS), 0);
+            self.probes = PROBES.checked_shl(self.openings).map_or(MAX_PROBES, |probes| probes.min(MAX_PROBES));
+            (self.openings, self.good) = ((self.openings + 1).min(MAX_PROBES), 0);
         }
         opens
     }
@@ -43,10 +43,10 @@ impl Breaker {
         self.good = self.good.saturating_add(1);
     }
 
-    /// A trial was answered. Returns whether this has closed the breaker.
+    /// A probe was answered. Returns whether this has closed the breaker.
     pub(super) fn tried(&mut self, is_in_time: bool) -> bool {
         self.answered = if is_in_time { self.answered + 1 } else { 0 };
-        let closes = self.is_open && self.answered >= self.trials;
+        let closes = self.is_open && self.answered >= self.probes;
         if closes {
             (self.is_open, self.missed, self.answered) = (false, 0, 0);
         }
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn three_misses_in_a_row_open_it_and_two_trials_in_a_row_close_it() {
+    fn three_misses_in_a_row_open_it_and_two_probes_in_a_row_close_it() {
         let mut breaker = Breaker::default();
         assert!(!breaker.missed() && !breaker.missed());
         breaker.answered();
@@ -80,9 +80,9 @@ mod tests {
     #[test]
     fn an_engine_that_is_slow_again_and_again_is_tried_longer() {
         let mut breaker = Breaker::default();
-        for trials in [2, 4, 8, 16, 32, 32] {
+        for probes in [2, 4, 8, 16, 32, 32] {
             open(&mut breaker);
-            assert_eq!((1..=64).find(|_| breaker.tried(true)), Some(trials));
+            assert_eq!((1..=64).find(|_| breaker.tried(true)), Some(probes));
         }
         (0..GOOD).for_each(|_| breaker.answered());
         open(&mut breaker);

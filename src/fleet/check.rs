@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::commands::Fault;
+use super::commands::{Fault, Keys, read_deleted};
 use super::keeper::{SCRATCH, SCRATCH_NAME};
 use super::link::Link;
 use super::{Fleet, FleetSecret, LinkError, LookUpResult, StoreResult, TellResult, Watcher};
@@ -43,14 +43,13 @@ pub(crate) async fn check(
     let fleet = Fleet::new(config.clone(), secret, sync, (clock, random), Arc::new(Nobody));
     let mut fleet = fleet.map_err(|error| (Fault::Settings, error.to_string()))?;
     let prefix = fleet.keys.prefix().to_owned();
-    if let Some(fleet) = Arc::get_mut(&mut fleet) {
-        fleet.keys = fleet.keys.scratch();
-    }
+    fleet.keys = fleet.keys.scratch();
     let link = Link::open(config, &fleet.keys, 1).await?;
     let tried = try_all(&fleet, &link).await;
-    // Also after an error. If this fails, the engine does not do what is needed, which is reported already.
-    let _ = link.writes.send(&fleet.keys.delete_all(&[SCRATCH_NAME])).await;
+    // Also after an error: then those that commands were tried with are still there, too.
+    let deleted = delete_all(&link, &[&fleet.keys, &fleet.keys.scratch()]).await;
     let times = tried?;
+    deleted.map_err(|fault| (fault, format!("{}: DEL has failed", link.node)))?;
     if link.is_full.load(Ordering::Relaxed) {
         let what = "it has refused to store: raise maxmemory, or set the policy allkeys-lru";
         return Err((Fault::Full, format!("{}: {what}", link.node)));
@@ -63,6 +62,13 @@ pub(crate) async fn check(
         longest.as_secs_f64() * 1e3,
         config.budget.as_millis()
     ))
+}
+
+async fn delete_all(link: &Link, of: &[&Keys]) -> Result<(), Fault> {
+    for keys in of {
+        read_deleted(&link.writes.send(&keys.delete_all(&[SCRATCH_NAME])).await?)?;
+    }
+    Ok(())
 }
 
 /// Tries each command. Returns how long look-ups take, in order.

@@ -207,7 +207,7 @@ impl Fleet {
         // First, too: their values may be none of ours.
         let delete = async || link_writes.send(&keys.delete_all(&[SCRATCH_NAME])).await;
         delete().await.and_then(|reply| read_deleted(&reply)).map_err(trying("DEL"))?;
-        // A notice of an earlier trial may still be there.
+        // A notice of an earlier try may still be there.
         let told = Told { voids: Some(SCRATCH_NAME), id: &hex(&incarnation), sealed: b"test", incarnation };
         let told = link_writes.send(&keys.tell(told)).await.and_then(|reply| read_told(&reply));
         full_is_fine(told.map(|(is_told, _)| is_told)).map_err(trying(TELLING))?;

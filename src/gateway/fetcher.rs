@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::CacheRequest;
 use super::fetch_result::FetchResult;
 use super::hint::{Hint, Hints};
-use super::key_trial::{self, KeyTrials, KeyTurn, Trier};
+use super::key_trial::{self, KeyTrials, KeyTurn, TrialRight};
 use super::observer::Observer;
 use crate::cache::flights::{Flights, Leader};
 use crate::cache::grants::CallerScope;
@@ -117,7 +117,7 @@ impl Fetcher {
                 Ok(key_turn) => return Ok((Some(key_turn), permit)),
                 Err(key_permit) => {
                     drop(permit);
-                    // Until then no other request looks for the end of the trial.
+                    // The permit is kept during the pause, so that only one request of this gateway asks the engine.
                     sleep(key_trial::PAUSE).await;
                     drop(key_permit);
                 }
@@ -137,16 +137,20 @@ impl Fetcher {
         let Some(trials) = self.key_trials.as_ref().filter(|_| permit.is_trial()) else {
             return Ok(KeyTurn { permit, trial: None });
         };
-        let (trier, shown) = trials.begin(key.id(), service, catalogue).await;
+        let (right, shown) = trials.begin(key.id(), service, (catalogue, observer)).await;
         if let Some((news, at)) = shown {
             self.key_changed(&self.key_breaker.told(&news, key_breaker::own_upstream(service), at), observer);
         }
         let may_send = permit.renew();
-        match trier {
-            Trier::This(trial) if may_send => Ok(KeyTurn { trial: permit.is_trial().then_some(trial), permit }),
-            Trier::Anyone if may_send => Ok(KeyTurn { permit, trial: None }),
-            Trier::This(_) | Trier::Another | Trier::Anyone => Err(permit),
-        }
+        let trial = match right {
+            _ if !may_send => return Err(permit),
+            // An earlier trial has shown that upstream accepts the secret.
+            _ if !permit.is_trial() => None,
+            TrialRight::Ours(trial) => Some(trial),
+            TrialRight::Elsewhere => return Err(permit),
+            TrialRight::Unknown => None,
+        };
+        Ok(KeyTurn { permit, trial })
     }
 
     /// The limits of upstream that are configured from now on.

@@ -43,7 +43,7 @@ pub(super) fn join(
     watcher: Arc<dyn Watcher>,
 ) -> io::Result<Joined> {
     let names = Names::new(config, &system.1)?;
-    let fleet = Fleet::new(config.clone(), names.clone().fleet_secret(), sync, system, watcher)?;
+    let fleet = Arc::new(Fleet::new(config.clone(), names.clone().fleet_secret(), sync, system, watcher)?);
     let (to_tell, sealing) = (Arc::clone(&fleet), names.clone());
     let hints: HintSink = Arc::new(move |hint| to_tell.tell(sealing.hint(hint)));
     let (time_limit, shares_grants) = (config.budget + SCHEDULING, config.shares_grants);

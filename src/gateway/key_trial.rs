@@ -10,10 +10,13 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use super::message::VERSION;
+use super::observer::Observer;
 use super::tier::{HeldLease, Names, Tier, access_key_context, passed_since, service_name, written};
 use crate::cache::second_tier::{LeaseState, LookUp, NewRecord, Place, RecordKind, SecondTier, Ticket};
 use crate::catalogue::{Catalogue, Service};
 use crate::clock::Clock;
+use crate::seal::Unreadable;
 use crate::upstream::key_breaker::{KeyNews, KeyPermit, own_upstream};
 
 /// While another gateway makes a trial: how long until the next look-up.
@@ -45,12 +48,12 @@ pub(super) struct KeyTrial {
     place: Place,
 }
 
-/// Who may make a trial now.
-pub(super) enum Trier {
-    This(KeyTrial),
-    Another,
-    /// The tier does not say.
-    Anyone,
+/// Whether this gateway may make a trial now.
+pub(super) enum TrialRight {
+    Ours(KeyTrial),
+    Elsewhere,
+    /// The tier does not say. Then it may.
+    Unknown,
 }
 
 impl KeyTrials {
@@ -64,29 +67,30 @@ impl KeyTrials {
         &self,
         id: &str,
         service: Service,
-        catalogue: &Catalogue,
-    ) -> (Trier, Option<(KeyNews, Instant)>) {
+        (catalogue, observer): (&Catalogue, &Observer),
+    ) -> (TrialRight, Option<(KeyNews, Instant)>) {
         let own_upstream = own_upstream(service).map(|service| service_name(service, catalogue.origin(service)));
         let place = self.names.access_key_place(id, own_upstream.as_deref());
         let look_up = LookUp { places: std::slice::from_ref(&place), wants_records: true, lease: Some(place.record) };
         let Ok(Some(looked_up)) = timeout(self.time_limit, self.store.look_up(look_up)).await else {
-            return (Trier::Anyone, None);
+            return (TrialRight::Unknown, None);
         };
         let shown = looked_up.records.into_iter().next().flatten().and_then(|(order, sealed)| {
-            let (written, record) = self.names.open(&access_key_context(&place, order), &sealed).ok()?;
+            let opened = self.names.open(&access_key_context(&place, order), &sealed);
+            let read = opened.and_then(|(written, record)| Ok((written, decode(&record)?)));
+            let (written, news) = read.inspect_err(|reason| observer.metrics.unreadable_record(*reason)).ok()?;
             let at = self.clock.now().checked_sub(passed_since(&written, looked_up.time, &self.clock)?.longest)?;
-            let news: KeyNews = postcard::from_bytes(&record).ok()?;
             (news.access_key() == id).then_some((news, at))
         });
-        let trier = match looked_up.lease {
+        let right = match looked_up.lease {
             LeaseState::Held(lease) => {
                 let held = HeldLease::new(lease, &self.store);
-                Trier::This(KeyTrial { held, ticket: looked_up.ticket, place })
+                TrialRight::Ours(KeyTrial { held, ticket: looked_up.ticket, place })
             }
-            LeaseState::Here | LeaseState::Elsewhere => Trier::Another,
-            LeaseState::None | LeaseState::Unshared => Trier::Anyone,
+            LeaseState::Here | LeaseState::Elsewhere => TrialRight::Elsewhere,
+            LeaseState::None | LeaseState::Unshared => TrialRight::Unknown,
         };
-        (trier, shown)
+        (right, shown)
     }
 
     /// Ends a trial that has shown something.
@@ -94,12 +98,39 @@ impl KeyTrials {
         let KeyTrial { mut held, ticket, place } = trial;
         if let Some(ticket) = ticket
             && let Some((_, written)) = written(&ticket, &self.clock)
-            && let Ok(record) = postcard::to_allocvec(news)
+            && let Some(record) = encode(news)
             && let Some(sealed) = self.names.seal(&access_key_context(&place, ticket.order), &written, &record)
         {
             let lifetime = if news.is_accepted() { ACCEPTED_LIFETIME } else { REFUSED_LIFETIME };
             let (kind, lease) = (RecordKind::AccessKey, held.take());
             self.store.store(NewRecord { place, ticket, sealed, lifetime, kind, marker: None, lease });
+        }
+    }
+}
+
+fn encode(news: &KeyNews) -> Option<Vec<u8>> {
+    postcard::to_extend(news, vec![VERSION]).ok()
+}
+
+fn decode(record: &[u8]) -> Result<KeyNews, Unreadable> {
+    match record.split_first() {
+        Some((&VERSION, news)) => postcard::from_bytes(news).map_err(|_| Unreadable::Damaged),
+        _ => Err(Unreadable::Version),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_version_or_of_something_else_is_unreadable() {
+        for (record, expected) in [
+            (&[][..], Unreadable::Version),
+            (&[VERSION + 1, 0], Unreadable::Version),
+            (&[VERSION, 0xff], Unreadable::Damaged),
+        ] {
+            assert_eq!(decode(record).err(), Some(expected), "{record:?}");
         }
     }
 }

@@ -6,7 +6,8 @@ use super::hint::Hint;
 use super::scope_record::ScopeRecord;
 use crate::cache::store::PurgeSelection;
 
-/// The version of [`Message`] and of all types in it. Increase it when one of them changes.
+/// The version of [`Message`] and of all types in it, also where `key_trial.rs` leaves one of them. Increase it when one of
+/// them changes.
 pub(super) const VERSION: u8 = 1;
 
 #[derive(Serialize, Deserialize)]

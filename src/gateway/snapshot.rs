@@ -1,5 +1,6 @@
-//! The snapshot: what a later process may use of this one's memory. It has the entries, the scopes that have become
-//! private, and the last proof of each caller in each scope. A later process takes these for lapsed grants.
+//! The snapshot: what a later process may use of this one's memory. It has the entries except copies from a
+//! second tier, the scopes that have become private, and the last proof of each caller in each scope. A later process takes
+//! these for lapsed grants.
 //!
 //! [`keep`] decides when it is written and removed.
 
@@ -165,6 +166,11 @@ impl Snapshot {
         result?;
         for (cache_key, entry) in memory.store.usable_entries(now) {
             let CacheKey { owner, key } = &*cache_key;
+            // A copy from a second tier may have been requested later than its record would say, so a later process could show
+            // it on a grant that had ended by then. The tier has it.
+            if entry.sent_by() > entry.freshness_info().sent {
+                continue;
+            }
             // One that cannot be encoded would be a miss anyway.
             let Some(record) = record::encode(key, &entry, now) else { continue };
             add(&Record::Entry(StoredRecord::of(key, *owner, &record)))?;

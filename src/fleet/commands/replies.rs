@@ -99,9 +99,9 @@ fn read_lease(wanted: Lease, replies: &[Value]) -> LeaseState {
         [Value::Nil, Value::Nil, _] | [Value::Nil, Value::BulkString(_), Value::Int(-2)] => LeaseState::Elsewhere,
         [Value::Nil, Value::BulkString(held), Value::Int(left)] => match &held[..] {
             UNSHARED => LeaseState::Unshared,
-            held if held.starts_with(&wanted.holder[..OF_PROCESS]) => LeaseState::Here,
             // No gateway has given it so long, or for ever. It might never end.
             _ if u64::try_from(*left).map_or(true, |left| left > millis(LEASE)) => LeaseState::None,
+            held if held.starts_with(&wanted.holder[..OF_PROCESS]) => LeaseState::Here,
             _ => LeaseState::Elsewhere,
         },
         // Also if the key is no lease.

@@ -162,6 +162,7 @@ fn a_lease_is_held_here_or_elsewhere_or_the_last_call_had_no_response_for_others
         (Value::Nil, bulk(&[6; 16]), -1, LeaseState::None),
         (Value::Nil, bulk(&[6; 16]), 1001, LeaseState::None),
         (Value::Nil, bulk(&[[5; 8], [6; 8]].concat()), 1000, LeaseState::Here),
+        (Value::Nil, bulk(&[[5; 8], [6; 8]].concat()), -1, LeaseState::None),
         (Value::Nil, Value::Nil, -2, LeaseState::Elsewhere),
         (Value::Nil, bulk(b"-"), 60_000, LeaseState::Unshared),
         (Value::Nil, error("WRONGTYPE Operation against a key"), -1, LeaseState::None),
