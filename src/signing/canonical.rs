@@ -109,9 +109,10 @@ pub fn string_to_sign(date: &str, canonical_request: &[u8]) -> String {
 /// The same for the SHA-256 of the canonical request.
 pub(super) fn string_to_sign_of_hash(date: &str, hash: &Digest) -> String {
     let mut text = String::with_capacity(SCHEME.len() + date.len() + 2 + 2 * SHA256_OUTPUT_LEN);
-    for part in [SCHEME, "\n", date, "\n", &hex(hash.as_ref())] {
+    for part in [SCHEME, "\n", date, "\n"] {
         text.push_str(part);
     }
+    push_hex(hash.as_ref(), &mut text);
     text
 }
 
@@ -161,14 +162,18 @@ fn sha256(bytes: &[u8]) -> String {
 
 /// Lower-case hex digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(2 * bytes.len());
+    push_hex(bytes, &mut text);
+    text
+}
+
+fn push_hex(bytes: &[u8], text: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
         for digit in [byte >> 4, byte & 15] {
             text.push(char::from(DIGITS[usize::from(digit)]));
         }
     }
-    text
 }
 
 #[cfg(test)]
