@@ -215,6 +215,8 @@
 //! - **Backoff**: a time in which the gateway does not call upstream for what it can serve stale.
 //! - **Keep warm**: the gateway itself sends configured requests with a configured access key, before their entries
 //!   and the key's grants end (`gateway/keep_warm.rs`).
+//! - **Varying field**: a header field of which clients send another value with each request, and that changes no key:
+//!   a trace, a signature or its date, `If-None-Match` ([`fast_path`]).
 //! - **Slot**: the right to have one call in flight (`upstream.max_calls`). A call waits for its *turn* to get one.
 //! - **Quota**: how many calls upstream accepts in a window. **Limit**: a quota and what it counts: the calls of an
 //!   API, a user, an application or a source address. A limit *holds back* a call that upstream would refuse.
