@@ -1093,7 +1093,7 @@ MUTATIONS = [
         "quotas: a call is repeated only after the wait for its limit",
         FETCH,
         "throttled = Some(fetch_begun);\n",
-        "throttled = Some(fetch_begun);\n                        turn = Some((key_permit, permit));\n",
+        "throttled = Some(fetch_begun);\n                        turn = Some((key_turn, permit));\n",
     ),
     (
         "turn-after-deadline",
