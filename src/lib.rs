@@ -148,8 +148,8 @@
 //!    is a lapsed grant. It covers nothing later than the snapshot ([`cache::grants`]). A borrowed grant covers
 //!    nothing later than the end of being in sync, or than its proof if the process was never in sync. A copy from the
 //!    engine counts as sent at the latest time that the clocks allow (`gateway/tier.rs`). A 401 or 403 counts as soon as
-//!    its head is read. A 401 on any path suspends all grants of its caller in that service. It ends them, unless the error code in its
-//!    body is one of the service itself.
+//!    its head is read. A 401 on any path suspends all grants of its caller in that service. It ends them, unless the
+//!    error code in its body is one of the service itself.
 //! 10. **The sum is bounded.** One budget ([`budget`], `limits.memory`) covers the memory that clients can make the
 //!     process use besides the cache, and that of its sockets in the kernel. At the limit the gateway first stops
 //!     reading and accepting. Then it closes idle connections and slow readers (`server/shed.rs`). Then it answers
