@@ -37,7 +37,8 @@
 //! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before: in HTTP/1
 //! before hyper reads it, in HTTP/2 with the head that hyper has read. The values of varying fields may differ: a trace, a
 //! signature and its date, `If-None-Match`. The fast path stores the result of reading a head under a keyed hash of the
-//! rest. It verifies the signature and looks up the grant and the entry each time. A request that the fast path cannot
+//! rest. For each request it verifies the signature and the freshness, and makes sure that grant and entry are those of
+//! the last second, or looks them up. A request that the fast path cannot
 //! answer takes the full path. The server passes bytes to the fast path (`server/wire.rs`). The gateway decides what it
 //! stores and what is fresh (`gateway/remembered.rs`).
 //!
@@ -102,7 +103,8 @@
 //!    ([`cache::fleet_sync`]), and a denial ends the grants of all gateways that are in sync within `fleet.sync`. A
 //!    caller is a keyed hash ([`request::caller`]) of a token, or of an access key: the gateway has verified the
 //!    caller's signature with it ([`signing::ring`]), or uses the key itself to keep responses warm. An unverified
-//!    signature is no caller. The fast path verifies the signature and looks up the grant each time.
+//!    signature is no caller. The fast path verifies the signature each time. It remembers for a second that a grant is
+//!    live; whatever ends grants ends that at once ([`cache::revocations`]).
 //! 3. **Only a proved or granted caller changes what others see.** Unless it is itself the proof, the response to a
 //!    caller without a grant is not stored, marks no key as uncacheable and begins no backoff for others. No other
 //!    caller waits for it. A renewal, or a call that keeps a response warm, is made for its caller alone. A response to

@@ -1,7 +1,7 @@
 //! A stored response: the unchanged body, the head in the form in which it is sent, and what its freshness depends on.
 //! An entry that is shared must not contain a header that may be about one caller.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -109,10 +109,12 @@ pub struct Entry {
     is_validation_disabled: AtomicBool,
     /// The latest responses to the same request, up to this one.
     pub(super) observations: Observations,
-    /// How many times this entry or an earlier one for the same request was sent.
-    pub(super) hits: Arc<AtomicU64>,
+    /// How many times earlier entries for the same request were sent.
+    pub(super) earlier_hits: u64,
     /// The answers that are made from this entry, by age.
     answers: Arc<AnswerCounters>,
+    /// Whether the store has a later entry for the same request.
+    is_replaced: AtomicBool,
 }
 
 /// The parts of an entry before it is known who may see it.
@@ -197,8 +199,9 @@ impl EntryBuilder {
             validator: validator.filter(|it| is_private || matches!(it, Validator::EntityTag(_))),
             is_validation_disabled: AtomicBool::new(false),
             observations: Observations::default(),
-            hits: Arc::default(),
+            earlier_hits: 0,
             answers: Arc::new(answers),
+            is_replaced: AtomicBool::new(false),
         }
     }
 }
@@ -254,7 +257,6 @@ impl Entry {
     /// Counts a hit.
     pub fn hit(&self, now: Instant) {
         self.answers.add(now.saturating_duration_since(self.freshness_info.sent));
-        self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn answers(&self) -> &Arc<AnswerCounters> {
@@ -263,7 +265,17 @@ impl Entry {
 
     /// The hits of this entry and of the entries that it replaced.
     pub fn hits(&self) -> u64 {
-        self.hits.load(Ordering::Relaxed)
+        self.earlier_hits + self.answers.total()
+    }
+
+    /// Must be called before a later entry for the same request is stored.
+    pub(super) fn set_replaced(&self) {
+        self.is_replaced.store(true, Ordering::Release);
+    }
+
+    /// Whether the store has a later entry for the same request.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Ordering::Acquire)
     }
 
     /// How long the store keeps the entry: until it may not be sent any more, and for [`VALIDATION_TTL`] after that if

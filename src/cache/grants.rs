@@ -335,6 +335,18 @@ impl Grants {
         pending_grant
     }
 
+    /// The end of a denial's work. It was about a caller that had grants, or had none.
+    fn record_denial(&self, had_grants: bool, tables: MutexGuard<'_, GrantTables>) {
+        let has_evicted = tables.grants.has_evicted() || tables.caller_services.has_evicted();
+        drop(tables);
+        if had_grants {
+            self.revocations.add();
+        } else if has_evicted {
+            // The caller may have had a grant that was removed because the table was full. A look-up may remember it.
+            self.revocations.add_lapse();
+        }
+    }
+
     fn tables(&self) -> MutexGuard<'_, GrantTables> {
         self.tables.lock()
     }

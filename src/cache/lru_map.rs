@@ -93,6 +93,11 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> LruMap<K, V, S> {
         self.young.values_mut().chain(self.old.values_mut())
     }
 
+    /// Whether entries may have been removed because the map was full.
+    pub(super) fn has_evicted(&self) -> bool {
+        self.turns > 0
+    }
+
     /// All entries that are present now, for [`Self::visit_some`].
     pub(super) fn remaining(&self) -> Remaining {
         Remaining { young: self.young.len(), old: self.old.len(), turns: self.turns }

@@ -267,9 +267,9 @@ impl Store {
             // The scope was private when the request was sent. Only a purge ends that.
             StoreResult::Purged
         } else {
-            let (mut hits, mut observations) = (Arc::default(), Observations::default());
-            if let Some(before) = before {
-                hits = Arc::clone(&before.hits);
+            let mut observations = Observations::default();
+            if let Some(before) = &before {
+                before.set_replaced();
                 observations.clone_from(&before.observations);
             }
             if cache_key.owner.is_some() {
@@ -280,7 +280,7 @@ impl Store {
                 cache_key = sharing.cache_key(key, observation.caller);
             }
             let mut entry = builder.build(cache_key.owner.is_some());
-            (entry.hits, entry.observations) = (hits, observations);
+            (entry.earlier_hits, entry.observations) = (before.map_or(0, |before| before.hits()), observations);
             let is_later = |negative: &Arc<Entry>| negative.freshness_info().sent > entry.freshness_info().sent;
             if !self.negatives.get(&cache_key).as_ref().is_some_and(is_later) {
                 self.negatives.invalidate(&cache_key);
@@ -311,6 +311,8 @@ impl Store {
     /// Removes the shared entries of a scope or operation that has become private. It does not hold the lock, because
     /// hits need it. This is safe: no request uses a shared key of a private scope.
     fn remove_shared(&self, is_private: impl Fn(&Scope) -> bool) {
+        // Removing takes a while. What is remembered of shared entries must end before.
+        self.revocations.add();
         self.remove(|cache_key| cache_key.owner.is_none() && is_private(cache_key.key.scope()));
         self.staleness.forget_shared(is_private);
         self.revocations.add();

@@ -5,8 +5,9 @@
 //!
 //! Reading the same head gives the same result: operation, key, caller and directives. If the request was a hit, the
 //! fast path remembers that result (a *lookup*) under a keyed fingerprint of the head. It must not remember a
-//! credential or a decision. The mode, the signature, the grant, the entry and its freshness are checked for each
-//! request. If there is no fresh entry that the caller may get, the request takes the full path.
+//! credential. The mode, the signature, the grant, the entry and its freshness are checked for each request: grant and
+//! entry by a counter that changes whenever something is revoked, and for at most a second without it. If there is no
+//! fresh entry that the caller may get, the request takes the full path.
 //!
 //! It has two users:
 //!
@@ -30,7 +31,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::header::{ETAG, HOST};
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
@@ -173,25 +173,25 @@ impl<L> FastPath<L> {
         }
     }
 
-    /// Answers a request whose bytes are known. Writes the response's head to `text`, and returns its body and the
-    /// request's record. `None` if the head is not known, or there is no hit.
+    /// Answers a request whose bytes are known. Writes the response's head to `text`, and returns the entry with its body,
+    /// if it has one, and the request's record. `None` if the head is not known, or there is no hit.
     fn respond<S>(
         &self,
         head: &ReceivedHead<'_>,
         source: &S,
         connection: &S::Connection,
         text: &mut Vec<u8>,
-    ) -> Option<(Bytes, RequestRecord)>
+    ) -> Option<(Option<Arc<Entry>>, RequestRecord)>
     where
         S: HitSource<Lookup = L>,
     {
         let KnownHit { entry, now, is_current, record } = self.find(head, source, connection)?;
         if is_current {
             compose::write_not_modified(&entry, now, record.request_id(), text);
-            return Some((Bytes::new(), record));
+            return Some((None, record));
         }
         compose::write_hit(&entry, now, record.request_id(), text);
-        Some((entry.body().clone(), record))
+        Some((Some(entry), record))
     }
 
     /// Answers a request whose head hyper has read. `None` if the head is not known, or there is no hit.

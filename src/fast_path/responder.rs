@@ -89,14 +89,16 @@ impl<S: HitSource> Responder<S> {
         let head = is_one_head.then(|| fast_path.read(bytes)).flatten();
         self.text.clear();
         if let Some(head) = &head
-            && let Some((body, record)) = fast_path.respond(head, &*self.source, &self.connection, &mut self.text)
+            && let Some((entry, record)) = fast_path.respond(head, &*self.source, &self.connection, &mut self.text)
         {
-            let size = body.len();
-            let body = if size <= MAX_COPIED_BODY {
-                self.text.extend_from_slice(&body);
-                Bytes::new()
-            } else {
-                body
+            let whole: &[u8] = entry.as_ref().map_or(&[], |entry| entry.body());
+            let size = whole.len();
+            let body = match entry {
+                Some(entry) if size > MAX_COPIED_BODY => entry.body().clone(),
+                _ => {
+                    self.text.extend_from_slice(whole);
+                    Bytes::new()
+                }
             };
             self.response = Some(HitResponse { written: 0, body, size, record });
             return true;

@@ -73,7 +73,7 @@ impl HitKind {
 
 impl Lookup {
     /// Whether an entry is fresh, and satisfies the request directives.
-    fn accepts(&self, entry: &Entry, now: Instant) -> bool {
+    pub(super) fn accepts(&self, entry: &Entry, now: Instant) -> bool {
         match entry.freshness_info().freshness(now) {
             Freshness::Fresh { left } => self.directives.accepts(entry.freshness_info().age(now), left),
             Freshness::WhileRevalidate | Freshness::IfError | Freshness::Gone => false,
@@ -140,14 +140,12 @@ impl Memory {
         (entry.sent_by() <= latest_sent && freshness_info.freshness(now) != Freshness::Gone).then_some(entry)
     }
 
-    /// The fresh entry for a caller that has a grant. For the fast path.
-    pub(super) fn fresh(&self, lookup: &Lookup, now: Instant) -> Option<Arc<Entry>> {
+    /// The fresh entry for a caller that has a grant, and until when the grant needs no renewal. For the fast path.
+    pub(super) fn fresh(&self, lookup: &Lookup, now: Instant) -> Option<(Arc<Entry>, Instant)> {
         // A renewal needs the credential, which the fast path does not have.
-        if self.grants.use_grant(&lookup.caller_scope, now) != GrantUse::Granted {
-            return None;
-        }
+        let GrantUse::Granted { until } = self.grants.use_grant(&lookup.caller_scope, now) else { return None };
         let entry = self.store.get(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;
-        lookup.accepts(&entry, now).then_some(entry)
+        lookup.accepts(&entry, now).then_some((entry, until))
     }
 
     /// The look-up for a caller that has a grant.

@@ -3,15 +3,20 @@
 //! The result of reading a head depends on the active config and on the local address of the connection. So a
 //! remembered look-up is valid while both are the same. For a signed request the gateway also remembers what verifies
 //! another date and signature. The signature is verified for each request.
+//!
+//! With many callers and keys, the table of grants and the store cost most of a hit, because each of their look-ups waits
+//! for memory. So the entry that they allowed is remembered for a second, and no longer than nothing is revoked.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{Response, Uri};
 
 use super::{ActiveConfig, CacheRequest, Connection, Gateway, Lookup, charge};
 use crate::budget::ConnectionClass;
+use crate::cache::entry::Entry;
 use crate::catalogue::Service;
 use crate::config::Mode;
 use crate::fast_path::{FastPath, Hit, HitSource, ReceivedHead, RequestTracker, VaryingFields, is_varying};
@@ -21,15 +26,21 @@ use crate::request::fingerprint::Fingerprint;
 use crate::request::validate::MAX_FIELDS;
 use crate::signing::ring::VerifiedRequest;
 use crate::signing::{RepeatedRequest, SignedTarget, X_SDK_DATE};
+use crate::sync::Mutex;
 use crate::telemetry::record::RequestRecord;
 
 /// Requests with a larger key, in bytes, are not remembered, to save memory. The same with what verifies a signature.
 const MAX_KEY_SIZE: usize = 512;
 const MAX_SIGNED_SIZE: usize = 640;
 
+/// How long an allowed entry is remembered. After that the store and the grant count the next hit as a use: moka decides
+/// by this what it evicts, and the pace of a caller when its grant is renewed.
+const ALLOWED_FOR: Duration = Duration::from_secs(1);
+
 /// The result of reading a head.
 pub struct RememberedLookup {
     lookup: Arc<Lookup>,
+    allowed: Mutex<Option<AllowedEntry>>,
     /// What verifies the signature. `None` if the request has a token.
     signed: Option<Box<RepeatedRequest>>,
     /// The active config with which it was read.
@@ -38,6 +49,24 @@ pub struct RememberedLookup {
     max_head_size: usize,
     /// The local address of its connection.
     local: SocketAddr,
+}
+
+/// An entry that the caller may get: it had a grant, and the store had no other entry. Its freshness is not a part of
+/// that.
+struct AllowedEntry {
+    /// Weak, so that it keeps no memory that the store has freed.
+    entry: Weak<Entry>,
+    /// Of grants and store, see [`crate::cache::revocations::Revocations::generation`].
+    generation: u64,
+    until: Instant,
+}
+
+impl AllowedEntry {
+    /// The entry, unless something has changed.
+    fn get(&self, generation: u64, now: Instant) -> Option<Arc<Entry>> {
+        let is_unchanged = self.generation == generation && now < self.until;
+        self.entry.upgrade().filter(|entry| is_unchanged && !entry.is_replaced())
+    }
 }
 
 impl Gateway {
@@ -66,6 +95,7 @@ impl Gateway {
         };
         let lookup = RememberedLookup {
             lookup: Arc::clone(lookup),
+            allowed: Mutex::default(),
             signed,
             active: Arc::downgrade(active),
             max_head_size: active.settings.limits.max_head_size.bytes(),
@@ -85,6 +115,21 @@ impl Gateway {
         let charge = charge::for_known_request(head.size, connection)?;
         let (response, record) = self.fast_path.respond_parsed(head, self, connection)?;
         Some(response.map(|content| ReplyBody::new(content, record, charge)))
+    }
+
+    /// The fresh entry for the caller of a remembered look-up.
+    fn fresh(&self, remembered: &RememberedLookup, now: Instant) -> Option<Arc<Entry>> {
+        let lookup = &*remembered.lookup;
+        // Before the look-up: what is revoked meanwhile must end the result.
+        let generation = self.memory.revocations.generation();
+        let mut allowed = remembered.allowed.lock();
+        if let Some(entry) = allowed.as_ref().and_then(|allowed| allowed.get(generation, now)) {
+            return lookup.accepts(&entry, now).then_some(entry);
+        }
+        let (entry, until) = self.memory.fresh(lookup, now)?;
+        let until = until.min(now + ALLOWED_FOR);
+        *allowed = Some(AllowedEntry { entry: Arc::downgrade(&entry), generation, until });
+        Some(entry)
     }
 
     /// Whether the request is signed by its key, and the key may be used now. If not, the full path answers it.
@@ -131,7 +176,7 @@ impl HitSource for Gateway {
             return None;
         }
         let now = self.clock.now();
-        let entry = self.memory.fresh(&lookup.lookup, now)?;
+        let entry = self.fresh(lookup, now)?;
         // Not before: without a fresh entry, the full path verifies the signature again, and counts it.
         if lookup.signed.is_some() {
             self.observer.metrics.signature("verified");

@@ -79,10 +79,7 @@ impl Grants {
             calls.denied = calls.denied.max(Some(now));
         }
         let had_grant = tables.grants.remove(caller_scope).is_some();
-        drop(tables);
-        if had_grant {
-            self.revocations.add();
-        }
+        self.record_denial(had_grant, tables);
         had_grant
     }
 
@@ -99,10 +96,7 @@ impl Grants {
             had_grants = grants.are_any();
             grants.ended = sequence;
         }
-        drop(tables);
-        if had_grants {
-            self.revocations.add();
-        }
+        self.record_denial(had_grants, tables);
         had_grants
     }
 
@@ -117,5 +111,7 @@ impl Grants {
             let covers_until = grant.basis.covers_until(self.sync()).map_or(now, |until| until.min(now));
             grant.basis = Basis::Lapsed { covers_until };
         }
+        drop(tables);
+        self.revocations.add_lapse();
     }
 }

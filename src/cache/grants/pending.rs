@@ -87,10 +87,7 @@ impl PendingGrant {
             tables.service_calls.entry(self.caller_service()).or_default().suspensions.push(suspension);
             self.suspension = Some(sequence);
         }
-        drop(tables);
-        if had.in_scope || had.in_service && status == StatusCode::UNAUTHORIZED {
-            self.grants.revocations.add();
-        }
+        self.grants.record_denial(had.in_scope || had.in_service && status == StatusCode::UNAUTHORIZED, tables);
         had
     }
 

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use strum::{IntoStaticStr, VariantArray};
 
-use super::{CallerScope, Grant, GrantPolicy, Grants};
+use super::{Basis, CallerScope, Grant, GrantPolicy, Grants};
+#[cfg(doc)]
+use crate::cache::revocations::Revocations;
 
 /// The part of a grant's lifetime in which it may be renewed, at most.
 const MAX_SHARE: u32 = 5;
@@ -36,7 +38,10 @@ pub(crate) struct RenewalPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GrantUse {
     NotGranted,
-    Granted,
+    Granted {
+        /// It stays so until this time, unless grants end early ([`Revocations::generation`]).
+        until: Instant,
+    },
     RenewalDue,
 }
 
@@ -122,13 +127,15 @@ impl Grants {
         grant.renewal.record_use(now);
         // Most requests end here.
         if age < first_renewal {
-            return GrantUse::Granted;
+            // Being in sync can end at any time.
+            let until = if matches!(grant.basis, Basis::Own) { grant.proved + first_renewal } else { now };
+            return GrantUse::Granted { until };
         }
         let policy = tables.settings;
         let is_due = |grant: &mut Grant| grant.renewal.is_due(policy.grant_ttl - age, policy, now);
         match tables.grant(caller_scope).is_some_and(is_due) {
             true => GrantUse::RenewalDue,
-            false => GrantUse::Granted,
+            false => GrantUse::Granted { until: now },
         }
     }
 

@@ -349,3 +349,29 @@ fn the_denial_of_a_caller_is_a_revocation_only_if_it_ends_a_grant() {
     grants.begin_call(caller_scope("a", "/v2/q/products"), start + 3 * SECOND).denied(StatusCode::FORBIDDEN);
     assert_eq!(revocations.count(), before, "a 403 ends the grant of its scope only");
 }
+
+#[test]
+fn a_look_up_may_be_remembered_until_a_renewal_may_be_due_or_grants_end() {
+    let revocations = Arc::<Revocations>::default();
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::clone(&revocations)));
+    let start = Clock::System.now();
+    let prove = |token: &str| grants.begin_call(caller_scope(token, "/v2/p/products"), start).proved(start);
+    // Whether a denial of the caller changes the generation.
+    let denial_counts = |token: &str| {
+        let before = revocations.generation();
+        grants.begin_call(caller_scope(token, "/v2/p/products"), start).denied(StatusCode::FORBIDDEN);
+        revocations.generation() != before
+    };
+    prove("a");
+    let until = start + 180 * SECOND;
+    assert_eq!(grants.use_grant(&caller_scope("a", "/v2/p/products"), start), GrantUse::Granted { until });
+    assert!(denial_counts("a") && !denial_counts("a"), "only a caller with a grant has something to lose");
+    for number in 0..2 * SETTINGS.max_grants {
+        prove(&number.to_string());
+    }
+    assert!(denial_counts("0"), "its grant was removed because the table was full");
+    let before = (revocations.generation(), revocations.count());
+    grants.lapse_all(start);
+    assert_ne!(revocations.generation(), before.0);
+    assert_eq!(revocations.count(), before.1, "a snapshot stays valid");
+}

@@ -43,8 +43,8 @@ impl AnswerCounters {
     }
 
     /// The number of answers so far.
-    pub(super) fn total(&self) -> f64 {
-        self.bins.iter().map(|count| f64::from(count.load(Ordering::Relaxed))).sum()
+    pub fn total(&self) -> u64 {
+        self.bins.iter().map(|count| u64::from(count.load(Ordering::Relaxed))).sum()
     }
 
     /// The ttl in seconds.

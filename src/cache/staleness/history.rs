@@ -278,7 +278,7 @@ impl KeyHistory {
 
     /// How many answers were made from the responses of this key lately. Keys with few make room for others.
     pub(super) fn activity(&self, now: f64) -> f64 {
-        let latest = self.latest.as_ref().map_or(0.0, |counters| counters.total());
+        let latest = self.latest.as_ref().map_or(0.0, |counters| counters.total() as f64);
         (self.answers + latest) * (-(now - self.last_sent).max(0.0) / ACTIVITY_HALF_LIFE).exp2()
     }
 

@@ -40,7 +40,8 @@ impl Store {
             let mut entry = builder.build(owner.is_some());
             entry.observations = observations;
             if let Some(before) = before {
-                (entry.hits, entry.observations) = (Arc::clone(&before.hits), before.observations.clone());
+                before.set_replaced();
+                (entry.earlier_hits, entry.observations) = (before.hits(), before.observations.clone());
             }
             self.entries.insert(cache_key, Arc::new(entry));
             sharing.changes += 1;

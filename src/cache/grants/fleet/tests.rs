@@ -87,6 +87,8 @@ fn a_borrowed_grant_is_live_only_while_the_process_is_in_sync() {
     assert_eq!([bench.state(20), bench.state(99), bench.state(100)], ["granted", "granted", "grace"]);
     assert_eq!([bench.grants.live(bench.at(99)), bench.grants.live(bench.at(100))], [1, 0]);
     assert_eq!(bench.grants.use_grant(&bench.me, bench.at(100)), GrantUse::NotGranted);
+    let looked_up_each_time = GrantUse::Granted { until: bench.at(99) };
+    assert_eq!(bench.grants.use_grant(&bench.me, bench.at(99)), looked_up_each_time);
     assert_eq!(bench.covers(100), Some(100), "nothing after the end of being in sync");
     bench.sync.extend(bench.at(400));
     assert_eq!([bench.state(101), bench.state(309), bench.state(310)], ["granted", "granted", "grace"]);
@@ -292,8 +294,9 @@ fn a_borrowed_grant_is_renewed_like_an_own_one() {
     let (grants, me) = (&bench.grants, &bench.me);
     bench.borrow(0, 200);
     // A request each second, so the shortest lead: a quarter of 60 s.
-    let due: Vec<u32> =
-        (200..270).filter(|second| grants.use_grant(me, bench.at(*second)) != GrantUse::Granted).collect();
+    let due: Vec<u32> = (200..270)
+        .filter(|second| !matches!(grants.use_grant(me, bench.at(*second)), GrantUse::Granted { .. }))
+        .collect();
     assert_eq!(due, Vec::<u32>::new(), "the pace is counted from the time when it was borrowed");
     assert_eq!([grants.ends_soon(me, bench.at(179)), grants.ends_soon(me, bench.at(180))], [false, true]);
     let lifetime = Some((bench.start, Duration::from_secs(300)));
