@@ -117,6 +117,10 @@ def bare_hyper(setup: Setup) -> list:
     return [SERVERS / "bare-hyper", f"127.0.0.1:{setup.port}", setup.answer, version]
 
 
+def bare_proxy(setup: Setup) -> list:
+    return [SERVERS / "bare-proxy", f"127.0.0.1:{setup.port}", f"127.0.0.1:{setup.origin}"]
+
+
 def wire(setup: Setup) -> list:
     return [SERVERS / "wire", f"127.0.0.1:{setup.port}", setup.answer]
 
@@ -129,6 +133,7 @@ PEERS = {
     "varnish": varnish,
     "pingora": pingora,
     "bare hyper": bare_hyper,
+    "bare hyper proxy": bare_proxy,
     "wire": wire,
 }
 """How to start each server. The gateway is first, because some repeat its response."""

@@ -9,7 +9,7 @@ ELSE = "/v2/00000000000000000000000000000001/desktops"
 
 CACHES = ("haproxy", "pingora", "nginx", "varnish")
 LIMITS = ("bare hyper", "wire")
-PROXIES = ("nginx plain", "haproxy", "pingora", "varnish")
+PROXIES = ("nginx plain", "haproxy", "pingora", "varnish", "bare hyper proxy")
 
 TOKEN, SHORT_TOKEN = 4_800, 32
 BODY, LONG_BODY = 600, 48_000
