@@ -6,7 +6,7 @@ use workspace_gateway::testing::config::REFERENCE;
 use workspace_gateway::testing::fast_path::MAX_HEADS;
 
 /// The overlays: their settings, and the manifest with the memory limit. tests/kubernetes.py checks that the limit is still
-/// the same in what is made of them.
+/// the same in what is made of them, and in the Helm chart.
 const OVERLAYS: [(&str, &str, &str); 3] = [
     ("sidecar", include_str!("../deploy/kustomize/overlays/sidecar/config.toml"), SIDECAR),
     ("standalone", include_str!("../deploy/kustomize/overlays/standalone/config.toml"), BASE),

@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
-"""Renders deploy/kustomize, and checks what is rendered. It needs no cluster.
+"""Renders deploy/kustomize and the Helm chart, and checks what is rendered. It needs no cluster.
 
 - Each object is valid in the oldest and in the newest version of Kubernetes that the manifests are for. Objects of the
   Prometheus operator are checked against tests/operator_schemas.json.
 - Each pod has the security properties and the resources that `must_be_secure` lists.
 - `workspace-gateway check` accepts each config.toml.
+- The chart and the overlays render the same stand-alone gateway, and the same fleet.
 - The sidecar is the same container as the stand-alone gateway, where nothing makes it differ.
+- The chart refuses wrong values, and says which.
 - The rules for the Prometheus operator are those of deploy/prometheus/rules.yml.
 
-    tests/kubernetes.py PROGRAM   kubectl must be in PATH; for the Python packages see .ci/requirements.txt
+    tests/kubernetes.py PROGRAM   kubectl and helm must be in PATH; for the Python packages see .ci/requirements.txt
     tests/kubernetes.py --write   makes the PrometheusRule of deploy/kustomize from rules.yml
 """
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -22,23 +25,84 @@ import textwrap
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-KUSTOMIZE = ROOT / "deploy/kustomize"
+KUSTOMIZE, CHART = ROOT / "deploy/kustomize", ROOT / "deploy/helm/workspace-gateway"
 RULES = ROOT / "deploy/prometheus/rules.yml"
 MADE_RULES = KUSTOMIZE / "components/monitoring/prometheus-rule.yaml"
 SECRETS = "/run/secrets/workspace-gateway/"
 VERSIONS = "1.29", "1.37"
 OF_OPERATOR = "PodMonitor", "ServiceMonitor", "PrometheusRule"
+# The release has the name of the objects in deploy/kustomize, so that both are called the same.
+RELEASE = "workspace-gateway"
+REQUIRED = "region=cn-north-4", "image.repository=registry.example/workspace-gateway"
+FLEET = "fleet.enabled=true", "replicas=3"
+EVERYTHING = {
+    "region": "cn-north-4",
+    "image": {"repository": "r.example/w", "digest": "sha256:" + "0" * 64},
+    "imagePullSecrets": [{"name": "pull"}],
+    "settings": {
+        "mode": "cache",
+        "upstream": {"max_calls": 64},
+        "cache": {"ttl": {"max_stale": "0.5%", "min": "30s"}, "keyed_headers": ["x-language", "x-b"]},
+        "listen": {"fast_path": False},
+        "fleet": {"name": "a"},
+        "limits": {"max_connections": 1000000, "half_close": "0s"},
+        "log": {"format": "text"},
+        "operation": [{"name": "ListProducts", "defaults": {"limit": "100", 'of"fset': '<"0&>'}}],
+        "quota": [{"service": "workspace", "policy": "user", "limit": 200, "window": "5m"}],
+    },
+    "accessKeys": {"secret": "keys", "ids": ["EXAMPLEAK0EXAMPLEAK0", "EXAMPLEAK1EXAMPLEAK1"]},
+    "adminToken": {"secret": "admin"},
+    "fleet": {"enabled": True},
+    "monitoring": {"scrape": "podMonitor", "rules": True, "labels": {"release": "prometheus"}, "interval": "15s"},
+    "networkPolicy": {
+        "ingress": [{"ports": [{"port": "proxy"}]}],
+        "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [{"port": 3128}]}],
+    },
+    "env": [{"name": "HTTPS_PROXY", "value": "http://10.0.0.1:3128"}],
+    "podLabels": {"a": "b"},
+    "podAnnotations": {"c": "d"},
+    "nodeSelector": {"kubernetes.io/arch": "amd64"},
+    "tolerations": [{"operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+}
+# What is set, and what Helm says.
+WRONG = [
+    ("replicas=0", "at '/replicas': minimum: got 0, want 1"),
+    ("replica=2", "at '': additional properties 'replica' not allowed"),
+    ("region=CN", "at '/region': 'CN' does not match pattern"),
+    ("region=null", "at '/region': got null, want string"),
+    ("image.repository=null", "at '/image/repository': got null, want string"),
+    ("image.digest=latest", "at '/image/digest': 'latest' does not match pattern"),
+    ("settings.chache.ttl=1m", "at '/settings': additional properties 'chache' not allowed"),
+    ("settings.listen.proxy=:80", "at '/settings/listen/proxy': value must be 'set by the chart'"),
+    ("settings.cache.snapshot=/a", "at '/settings/cache/snapshot': value must be 'set by the chart'"),
+    ("settings.access_key=a", "at '/settings/access_key': value must be 'set by the chart'"),
+    ("tls.secret=", "at '/tls/secret': '' does not match pattern"),
+    ("accessKeys.ids={AK}", "at '/accessKeys/secret': minLength: got 0, want 1"),
+    ("accessKeys.secret=keys", "at '/accessKeys/secret': maxLength: got 4, want 0"),
+    ("fleet.engine=http://a", "at '/fleet/engine': 'http://a' does not match pattern"),
+    ("monitoring.scrape=both", "at '/monitoring/scrape': value must be one of 'annotations', 'podMonitor',"),
+    ("resources.limits.memory=1G", "at '/resources/limits/memory': '1G' does not match pattern"),
+    ("resources=null", "at '': missing property 'resources'"),
+    ("podSecurityContext.runAsNonRoot=false", "at '/podSecurityContext/runAsNonRoot': value must be true"),
+    ("podSecurityContext.runAsUser=0", "at '/podSecurityContext/runAsUser': minimum: got 0, want 1"),
+    ("podSecurityContext.seccompProfile.type=Unconfined", "at '/podSecurityContext/seccompProfile/type': value"),
+    ("securityContext.readOnlyRootFilesystem=false", "at '/securityContext/readOnlyRootFilesystem': value must be"),
+    ("securityContext.capabilities.add={ALL}", "at '/securityContext/capabilities': additional properties 'add'"),
+    ("securityContext=null", "at '': missing property 'securityContext'"),
+]
 
 
 def version():
     return tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
 
 
-def run(*command):
+def run(*command, fails=False):
+    """Runs a command. Returns its output, or if it has to fail, its error."""
     done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode != 0:
+    if (done.returncode != 0) != fails:
         sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
+    return done.stderr if fails else done.stdout
 
 
 def made_rules():
@@ -67,6 +131,15 @@ def objects(text):
 
 def kustomize(folder):
     return objects(run("kubectl", "kustomize", folder))
+
+
+def arguments(*values):
+    return [word for value in values for word in ("--set", value)]
+
+
+def helm(*values, chart=CHART, file=None):
+    files = ["--values", file] if file else []
+    return objects(run("helm", "template", RELEASE, chart, "--namespace", "gateway", *files, *arguments(*values)))
 
 
 def pod_of(document):
@@ -134,21 +207,39 @@ def must_be_secure(rendered):
 
 
 def must_be_accepted(rendered, program, secrets):
-    """Has the gateway check the settings, with files in place of the Secrets."""
+    """Has the gateway check the settings, with files in place of the Secrets. Returns the effective settings."""
     data = [document["data"] for (kind, _), document in rendered.items() if kind == "ConfigMap"]
     [text] = (files["config.toml"] for files in data if "config.toml" in files)
     config = secrets / "config.toml"
     config.write_text(text.replace(SECRETS, f"{secrets}/"))
-    run(program, "check", "--config", config)
+    return tomllib.loads(run(program, "check", "--config", config))
 
 
 def make_secrets(folder):
     options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=workspace-gateway"
     run("openssl", "req", *options.split(), "-keyout", folder / "tls.key", "-out", folder / "tls.crt")
     shutil.copy(folder / "tls.crt", folder / "engine-ca.crt")
-    for name in "fleet-secret", "engine-password":
+    (folder / "access-keys").mkdir()
+    keys = [f"access-keys/{id}" for id in EVERYTHING["accessKeys"]["ids"]]
+    for name in ["fleet-secret", "engine-password", "admin-token", *keys]:
         (folder / name).write_text("0" * 31 + "1")
         (folder / name).chmod(0o600)
+
+
+def comparable(value):
+    """Without the labels that only Helm sets, with settings instead of their text, and with volumes in one order."""
+    if isinstance(value, list):
+        items = [comparable(item) for item in value]
+        has_names = items and all(isinstance(item, dict) and "name" in item for item in items)
+        return sorted(items, key=lambda item: item["name"]) if has_names else items
+    if isinstance(value, dict):
+        of_app = {f"app.kubernetes.io/{name}" for name in ("instance", "version", "managed-by")}
+        return {
+            key: tomllib.loads(item) if key == "config.toml" else comparable(item)
+            for key, item in value.items()
+            if key not in of_app | {"helm.sh/chart"}
+        }
+    return value
 
 
 def must_agree(left, right, where):
@@ -191,20 +282,60 @@ def own_kustomization(folder):
     return rendered
 
 
-def rules_must_be_the_same(monitored):
+def rules_must_be_the_same(monitored, chart):
     if MADE_RULES.read_text() != made_rules():
         sys.exit(f"{MADE_RULES.relative_to(ROOT)} differs from rules.yml: run python3 tests/kubernetes.py --write")
     rules = yaml.safe_load(RULES.read_text())
-    must_agree(monitored["PrometheusRule", "workspace-gateway"]["spec"], rules, ("rules",))
+    for rendered in monitored, chart:
+        must_agree(rendered["PrometheusRule", "workspace-gateway"]["spec"], rules, ("rules",))
+
+
+def wrong_values_must_be_refused():
+    for value, message in WRONG:
+        error = run("helm", "template", RELEASE, CHART, *arguments(*REQUIRED, value), fails=True)
+        assert message in error, (value, message, error)
+    error = run("helm", "template", RELEASE, CHART, fails=True)
+    assert "at '': missing property 'region'" in error and "at '/image': missing property 'repository'" in error, error
+    # The schema knows the sections of the configuration.
+    reference = (ROOT / "config/workspace-gateway.toml").read_text()
+    known = {*tomllib.loads(reference), *re.findall(r"^# \[\[(\w+)\]\]$", reference, flags=re.MULTILINE), "region"}
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(schema["properties"]["settings"]["properties"]) == known, known
+
+
+def notes_must_have_the_clients_lines():
+    command = "helm", "install", "edge", CHART, "--namespace", "shop", "--dry-run=client"
+    notes = run(*command, *arguments(*REQUIRED)).split("\nNOTES:\n")[1]
+    for line in [
+        "https://edge-workspace-gateway.shop.svc\n",
+        '-H "X-Auth-Token: $TOKEN" https://edge-workspace-gateway.shop.svc/v2/$PROJECT/products\n',
+        "HUAWEICLOUD_SDK_REGION_WORKSPACE_CN_NORTH_4=https://edge-workspace-gateway.shop.svc\n",
+        'workspace-gateway/client: "true"\n',
+        "kubectl -n shop port-forward deployment/edge-workspace-gateway 9091\n",
+    ]:
+        assert line in notes, (line, notes)
 
 
 def versions_must_be_that_of_the_program(rendered):
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     tags = {gateway_in(objects)[1]["image"].split(":")[1] for objects in rendered}
-    assert tags == {version()}, tags
+    assert {chart["version"], chart["appVersion"], *tags} == {version()}, (chart, tags)
 
 
 def main(program, scratch):
     overlays = {name: kustomize(KUSTOMIZE / "overlays" / name) for name in ("sidecar", "standalone", "fleet")}
+    everything = scratch / "everything.yaml"
+    everything.write_text(json.dumps(EVERYTHING))
+    charts = {
+        "default values": helm(*REQUIRED),
+        "a fleet": helm(*REQUIRED, *FLEET),
+        "everything": helm(file=everything),
+        "everything, without a fleet": helm("monitoring.scrape=serviceMonitor", "fleet.enabled=false", file=everything),
+    }
+    run("helm", "lint", "--strict", CHART, "--values", everything)
+    run("helm", "package", CHART, "--destination", scratch)
+    [package] = scratch.glob("*.tgz")
+    must_agree(helm(file=everything, chart=package), charts["everything"], ("the packaged chart",))
     own = scratch / "own"
     own.mkdir()
     monitored = own_kustomization(own)
@@ -212,15 +343,28 @@ def main(program, scratch):
     secrets = scratch / "secrets"
     secrets.mkdir()
     make_secrets(secrets)
-    for name, rendered in [*overlays.items(), ("your own kustomization", monitored)]:
+    effective = {}
+    for name, rendered in [*overlays.items(), ("your own kustomization", monitored), *charts.items()]:
         must_be_valid(rendered)
         must_be_secure(rendered)
-        must_be_accepted(rendered, program, secrets)
+        effective[name] = must_be_accepted(rendered, program, secrets)
         print(f"{name}: {len(rendered)} objects are valid and secure, and the gateway accepts config.toml")
+    assert effective["everything"]["limits"]["max_connections"] == 1000000, "a number does not arrive"
+    [operation] = (item for item in effective["everything"]["operation"] if item["name"] == "ListProducts")
+    assert operation["defaults"] == EVERYTHING["settings"]["operation"][0]["defaults"], operation
+    assert [effective[name]["log"]["format"] for name in ("default values", "everything")] == ["json", "text"]
+
+    must_agree(comparable(charts["default values"]), comparable(overlays["standalone"]), ("chart and kustomize",))
+    gateways = {key: value for key, value in overlays["fleet"].items() if not key[1].endswith("-valkey")}
+    must_agree(comparable(charts["a fleet"]), comparable(gateways), ("chart and kustomize, fleet",))
+    print("the chart and the overlays agree, stand-alone and as a fleet")
     sidecar_must_be_the_gateway(overlays["sidecar"], overlays["standalone"])
     limits_must_be_those_of_the_files(**overlays)
-    rules_must_be_the_same(monitored)
-    versions_must_be_that_of_the_program(overlays.values())
+    rules_must_be_the_same(monitored, charts["everything"])
+    wrong_values_must_be_refused()
+    print(f"the chart refuses {len(WRONG)} wrong values, and names each")
+    notes_must_have_the_clients_lines()
+    versions_must_be_that_of_the_program([*overlays.values(), charts["default values"]])
     print("NOT CHECKED: a cluster. Nothing was applied to an API server")
 
 
