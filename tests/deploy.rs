@@ -5,11 +5,15 @@ use workspace_gateway::testing::budget::DEFAULT;
 use workspace_gateway::testing::config::REFERENCE;
 use workspace_gateway::testing::fast_path::MAX_HEADS;
 
-const MANIFESTS: [(&str, &str); 3] = [
-    ("kubernetes-sidecar.yaml", include_str!("../deploy/kubernetes-sidecar.yaml")),
-    ("kubernetes-standalone.yaml", include_str!("../deploy/kubernetes-standalone.yaml")),
-    ("kubernetes-fleet.yaml", include_str!("../deploy/kubernetes-fleet.yaml")),
+/// The overlays: their settings, and the manifest with the memory limit. tests/kubernetes.py checks that the limit is still
+/// the same in what is made of them, and in the Helm chart.
+const OVERLAYS: [(&str, &str, &str); 3] = [
+    ("sidecar", include_str!("../deploy/kustomize/overlays/sidecar/config.toml"), SIDECAR),
+    ("standalone", include_str!("../deploy/kustomize/overlays/standalone/config.toml"), BASE),
+    ("fleet", include_str!("../deploy/kustomize/overlays/fleet/config.toml"), BASE),
 ];
+const SIDECAR: &str = include_str!("../deploy/kustomize/components/sidecar/gateway.yaml");
+const BASE: &str = include_str!("../deploy/kustomize/base/deployment.yaml");
 const UNIT: &str = include_str!("../deploy/workspace-gateway.service");
 const README: &str = include_str!("../deploy/README.md");
 
@@ -44,13 +48,6 @@ fn bytes(settings: &str, section: &str, name: &str) -> Option<u64> {
     value.as_str().and_then(|text| text.parse::<ByteSize>().ok()).map(|size| size.as_u64())
 }
 
-/// The text of `config.toml` in a manifest.
-fn settings(manifest: &str) -> String {
-    let (_, config) = manifest.split_once("  config.toml: |\n").unwrap();
-    let lines = config.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
-    lines.map(|line| format!("{}\n", line.trim_start())).collect()
-}
-
 /// The memory limit of the gateway's container, in bytes.
 fn limit(manifest: &str) -> u64 {
     let (_, container) = manifest.split_once("image: registry.example/workspace-gateway:").unwrap();
@@ -74,13 +71,13 @@ fn needed(settings: &str, limit: u64) -> u64 {
 
 #[test]
 fn memory_limits_cover_the_cache_the_budget_and_the_reserve() {
-    let manifests = MANIFESTS.map(|(name, manifest)| (name, manifest, settings(manifest), limit(manifest)));
+    let overlays = OVERLAYS.map(|(name, settings, manifest)| (name, settings, manifest, limit(manifest)));
     // The unit sets neither of the two sizes, so the defaults apply.
-    let unit = ("workspace-gateway.service", UNIT, String::new(), limit_of_unit());
-    for (name, text, settings, limit) in manifests.into_iter().chain([unit]) {
-        let needed = needed(&settings, limit);
+    let unit = ("workspace-gateway.service", "", UNIT, limit_of_unit());
+    for (name, settings, text, limit) in overlays.into_iter().chain([unit]) {
+        let needed = needed(settings, limit);
         assert!(needed <= limit, "{name}: the limit is {} MiB, and {} are needed", limit / MIB, needed / MIB);
-        let cache = bytes(&settings, "cache", "max_size").unwrap() / MIB;
+        let cache = bytes(settings, "cache", "max_size").unwrap() / MIB;
         assert!(text.contains(&format!("cache.max_size ({cache}MiB)")), "{name} explains its limit");
     }
     // With the unit's limit the default budget is the same as without a limit.
@@ -93,8 +90,8 @@ fn memory_limits_cover_the_cache_the_budget_and_the_reserve() {
 
 #[test]
 fn the_reserve_covers_the_process_all_grants_and_known_heads() {
-    for (name, settings) in MANIFESTS.map(|(name, manifest)| (name, settings(manifest))) {
-        let grants = setting(&settings, "grants", "max_grants").unwrap().as_integer().unwrap();
+    for (name, settings, _) in OVERLAYS {
+        let grants = setting(settings, "grants", "max_grants").unwrap().as_integer().unwrap();
         let needed = PROGRAM + u64::try_from(grants).unwrap() * GRANT + MAX_HEADS as u64 * HEAD;
         assert!(needed <= RESERVE, "{name}: {} MiB", needed / MIB);
     }

@@ -39,7 +39,15 @@ fn pages_in(folder: &str) -> impl Iterator<Item = PathBuf> {
 
 /// All pages with their text, by their paths from the root.
 fn pages() -> BTreeMap<PathBuf, String> {
-    let folders = ["", "config", "deploy", "deploy/clients", "deploy/grafana", "deploy/prometheus"];
+    let folders = [
+        "",
+        "config",
+        "deploy",
+        "deploy/clients",
+        "deploy/grafana",
+        "deploy/helm/workspace-gateway",
+        "deploy/prometheus",
+    ];
     let pages = folders.into_iter().flat_map(pages_in);
     pages.map(|path| (path.strip_prefix(root()).unwrap().to_owned(), std::fs::read_to_string(path).unwrap())).collect()
 }

@@ -1,5 +1,5 @@
-//! `deploy/kubernetes-fleet.yaml`: an engine with the `valkey.conf` and the secrets that deploy/README.md makes, and a
-//! gateway with the `config.toml`, work together.
+//! The overlay `fleet` of `deploy/kustomize`: an engine with the `valkey.conf` and the secrets that deploy/README.md makes,
+//! and a gateway with the `config.toml`, work together.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,15 +8,13 @@ use crate::support::engine::{Engine, redis};
 use crate::support::process::folder;
 use crate::support::tls::Authority;
 
-const MANIFEST: &str = include_str!("../deploy/kubernetes-fleet.yaml");
+const VALKEY_CONF: &str = include_str!("../deploy/kustomize/valkey/valkey.conf");
+const CONFIG_TOML: &str = include_str!("../deploy/kustomize/overlays/fleet/config.toml");
 
 /// A file of a ConfigMap, with other paths and names in it.
-fn file(name: &str, replaced: &[(&str, &str)]) -> String {
-    let (_, text) = MANIFEST.split_once(&format!("  {name}: |\n")).unwrap();
-    let lines = text.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
-    let text: String = lines.map(|line| format!("{}\n", line.trim_start())).collect();
-    replaced.iter().fold(text, |text, (from, to)| {
-        assert!(text.contains(from), "{name} has no {from}");
+fn file(text: &str, replaced: &[(&str, &str)]) -> String {
+    replaced.iter().fold(text.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "no {from} in {text}");
         text.replace(from, to)
     })
 }
@@ -46,7 +44,7 @@ async fn the_engine_and_the_gateways_of_the_manifest_work_together() {
     std::fs::write(secrets.join("tls.key"), identity.key).unwrap();
     let in_folder = |folder: &Path| format!("{}/", folder.display());
     let settings = of_engine.join("valkey.conf");
-    std::fs::write(&settings, file("valkey.conf", &[("/run/secrets/valkey/", &in_folder(&of_engine))])).unwrap();
+    std::fs::write(&settings, file(VALKEY_CONF, &[("/run/secrets/valkey/", &in_folder(&of_engine))])).unwrap();
     let arguments = [settings.to_str().unwrap(), "--tls-port", "PORT"];
     let Some(mut engine) = redis("manifest", &arguments).await else { return };
 
@@ -54,7 +52,7 @@ async fn the_engine_and_the_gateways_of_the_manifest_work_together() {
     let replaced =
         [("/run/secrets/workspace-gateway/", &*in_folder(&secrets)), ("workspace-gateway-valkey:6379", &*host)];
     let config = secrets.join("config.toml");
-    std::fs::write(&config, file("config.toml", &replaced)).unwrap();
+    std::fs::write(&config, file(CONFIG_TOML, &replaced)).unwrap();
     let mut check = Command::new(env!("CARGO_BIN_EXE_workspace-gateway"));
     let output = check.args(["check", "--fleet", "--config"]).arg(&config).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -11,20 +11,25 @@ pub(crate) struct Deployment {
 impl Deployment {
     pub(crate) fn all() -> [Self; 2] {
         [
-            Self::read("sidecar", include_str!("../../deploy/kubernetes-sidecar.yaml")),
-            Self::read("standalone", include_str!("../../deploy/kubernetes-standalone.yaml")),
+            Self::read(
+                "sidecar",
+                include_str!("../../deploy/kustomize/overlays/sidecar/config.toml"),
+                include_str!("../../deploy/kustomize/components/sidecar/gateway.yaml"),
+            ),
+            Self::read(
+                "standalone",
+                include_str!("../../deploy/kustomize/overlays/standalone/config.toml"),
+                include_str!("../../deploy/kustomize/base/deployment.yaml"),
+            ),
         ]
     }
 
-    fn read(name: &'static str, manifest: &str) -> Self {
-        let (_, config) = manifest.split_once("  config.toml: |\n").expect("settings");
-        let lines = config.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
-        let settings = lines.map(|line| format!("{}\n", line.trim_start())).collect();
+    fn read(name: &'static str, settings: &str, manifest: &str) -> Self {
         let (_, container) = manifest.split_once("image: registry.example/workspace-gateway:").expect("its container");
         let (_, limits) = container.split_once("limits:\n").expect("its limits");
         let memory = limits.lines().next().and_then(|line| line.trim().strip_prefix("memory: ")?.strip_suffix("Mi"));
         let mebibytes: usize = memory.and_then(|number| number.parse().ok()).expect("a memory limit in Mi");
-        Self { name, settings, limit: mebibytes << 20 }
+        Self { name, settings: settings.to_owned(), limit: mebibytes << 20 }
     }
 
     pub(crate) fn has_tls(&self) -> bool {
