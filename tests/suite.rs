@@ -107,3 +107,4 @@ mod unshareable;
 mod upgrade;
 mod upstream;
 mod varying_fields;
+mod version;

@@ -38,10 +38,16 @@ use crate::request::hop::Via;
 use crate::server::{ConnectionLimit, Server};
 use crate::telemetry::logs;
 
+/// The version and, if it is known, the commit (`build.rs`).
+const VERSION: &str = match option_env!("WORKSPACE_GATEWAY_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
 // No Debug for this type and `Command`: a header may be a credential.
 #[derive(Parser)]
-#[command(name = "workspace-gateway", version)]
+#[command(name = "workspace-gateway", version = VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
