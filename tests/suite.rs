@@ -50,6 +50,7 @@ mod fleet_manifest;
 mod fleet_sync;
 mod flights;
 mod freshness;
+mod generated;
 mod half_close;
 mod headers;
 mod heads;

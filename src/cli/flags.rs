@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::error::{Error, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint, value_parser};
 use toml::Table;
 
 use super::access_key;
@@ -91,8 +91,9 @@ impl Args for FlagSettings {
 
 /// The variable and the default are only for the help.
 fn argument(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    let hint = if value == "FILE" { ValueHint::FilePath } else { ValueHint::Other };
     let argument = Arg::new(name).long(name).value_name(value).help(help).value_parser(value_parser!(OsString));
-    argument.env(variable(name)).hide_env_values(true)
+    argument.env(variable(name)).hide_env_values(true).value_hint(hint).help_heading("Settings")
 }
 
 impl FromArgMatches for FlagSettings {

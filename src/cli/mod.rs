@@ -6,6 +6,7 @@ mod announce;
 mod check_fleet;
 mod demo;
 mod flags;
+mod generate;
 mod health;
 mod inherit;
 mod probe;
@@ -18,14 +19,15 @@ mod warnings;
 mod watchdog;
 
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 use flags::{FlagSettings, known_variables, unknown_variables};
 use http::HeaderMap;
 
@@ -97,6 +99,14 @@ enum Command {
         #[arg(long, value_name = "MODE", default_value = "cache")]
         mode: String,
     },
+    /// Print the completions of a shell, such as: workspace-gateway completions bash
+    Completions { shell: Shell },
+    /// Write man pages, one for each command, to a folder.
+    Man {
+        /// The folder, such as /usr/local/share/man/man1. It is created if it does not exist.
+        #[arg(value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+        folder: PathBuf,
+    },
 }
 
 /// The exit code for wrong usage or configuration. Other failures exit with 1.
@@ -138,6 +148,8 @@ pub fn run() -> ExitCode {
             Ok(mode) => demo::run(once, mode),
             Err(message) => failure(USAGE, &format!("--mode: {message}")),
         },
+        Command::Completions { shell } => generate::completions(shell, Cli::command()),
+        Command::Man { folder } => generate::man(&folder, Cli::command()),
     }
 }
 
