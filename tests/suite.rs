@@ -94,6 +94,7 @@ mod shapes;
 mod sharing;
 mod signals;
 mod signatures;
+mod simulate;
 mod snapshot;
 mod staleness;
 mod supervised;

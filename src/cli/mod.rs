@@ -14,6 +14,7 @@ mod reload;
 mod runtime;
 mod serve;
 mod signals;
+mod simulate;
 mod supervisor;
 mod warnings;
 mod watchdog;
@@ -30,6 +31,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use flags::{FlagSettings, known_variables, unknown_variables};
 use http::HeaderMap;
+use simulate::Simulation;
 
 use crate::certificate::NotAfter;
 use crate::clock::Clock;
@@ -99,6 +101,8 @@ enum Command {
         #[arg(long, value_name = "MODE", default_value = "cache")]
         mode: String,
     },
+    /// Run only the simulated upstreams, and print how to use them with a gateway. Flags choose faults.
+    Simulate(Simulation),
     /// Print the completions of a shell, such as: workspace-gateway completions bash
     Completions { shell: Shell },
     /// Write man pages, one for each command, to a folder.
@@ -148,6 +152,7 @@ pub fn run() -> ExitCode {
             Ok(mode) => demo::run(once, mode),
             Err(message) => failure(USAGE, &format!("--mode: {message}")),
         },
+        Command::Simulate(simulation) => simulate::run(&simulation),
         Command::Completions { shell } => generate::completions(shell, Cli::command()),
         Command::Man { folder } => generate::man(&folder, Cli::command()),
     }
