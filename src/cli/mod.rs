@@ -1,7 +1,6 @@
 //! The command line: parses it, runs the command and sets the exit code. The commands themselves are in the other
 //! files.
 
-mod access_key;
 mod announce;
 mod check_fleet;
 mod demo;
@@ -12,6 +11,7 @@ mod inherit;
 mod probe;
 mod reload;
 mod runtime;
+mod secrets;
 mod serve;
 mod signals;
 mod simulate;

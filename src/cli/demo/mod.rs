@@ -83,7 +83,7 @@ async fn run_steps(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
 
 /// The configuration of `serve`, with ports that the system chooses.
 fn config(simulator: &Simulator, mode: Mode, key: &IssuedKey) -> Result<Config, BoxError> {
-    let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "demo".to_owned() };
+    let given = |path, value: &str| Override { path, value: value.into(), origin: "demo".to_owned() };
     Ok(Config::from_layers(
         "demo",
         &format!("{SETTINGS}\n[[access_key]]\nid = {:?}\nsecret = {:?}\n", key.id, key.secret),
