@@ -46,7 +46,7 @@ pub use error::ConfigError;
 use files::Files;
 use fleet::FleetConfig;
 use keep_warm::KeepWarm;
-pub(crate) use layers::metrics_address;
+pub(crate) use layers::{metrics_address, set};
 use secret::AdminToken;
 pub(crate) use settings::Settings;
 pub(crate) use units::Size;
@@ -64,7 +64,7 @@ pub const REFERENCE: &str = include_str!("../../config/workspace-gateway.toml");
 pub struct Override {
     /// The path in the file, such as `["listen", "proxy"]`.
     pub path: &'static [&'static str],
-    pub value: String,
+    pub value: toml::Value,
     /// The flag or variable, for errors.
     pub origin: String,
 }
