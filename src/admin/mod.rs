@@ -10,6 +10,7 @@ mod guard;
 mod operator;
 mod probes;
 mod purge;
+mod quota_status;
 mod status;
 
 use bytes::Bytes;

@@ -12,14 +12,14 @@ use strum::VariantArray;
 
 use super::counts::{Counts, by, gauge};
 use super::fleet_status::FleetSummary;
+use super::quota_status::{QuotaPolicySummary, QuotaSummary};
 use super::{Page, json};
 use crate::cache::staleness::{Answers, OperationStaleness, ProjectStaleness};
-use crate::catalogue::{Operation, QuotaPolicy, Service};
+use crate::catalogue::{Operation, Service};
 use crate::config::Mode;
-use crate::gateway::{ActiveConfig, Gateway, LimitState};
+use crate::gateway::{ActiveConfig, Gateway};
 use crate::telemetry::events::RecordedEvent;
 use crate::telemetry::logs;
-use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::savings::{RequestSeries, Savings};
 use crate::telemetry::series::{HistogramSnapshot, Series};
@@ -100,37 +100,6 @@ struct CacheSummary {
     uncacheable_keys: u64,
     private_scopes: u64,
     refreshes: u64,
-}
-
-/// A limit of upstream that is known.
-#[derive(Serialize)]
-struct QuotaSummary {
-    service: &'static str,
-    policy: &'static str,
-    /// For a limit of one operation.
-    operation: Option<String>,
-    calls: u32,
-    window_seconds: f64,
-    /// The calls that count now. For limits by user or application: of the caller with the fewest remaining.
-    used: u32,
-    remaining: u32,
-    /// How long it is until the next call can be sent; 0 if one can be sent now.
-    free_in_seconds: f64,
-    is_configured: bool,
-    /// Whether it holds back proved callers that have not met it.
-    binds_all: bool,
-}
-
-/// What the limits of one policy have done since the start.
-#[derive(Serialize)]
-struct QuotaPolicySummary {
-    /// Calls that they hold back now.
-    waiting: u64,
-    /// Calls that they have held back, if a client waited for them.
-    waits: u64,
-    wait_seconds: f64,
-    refused_by_upstream: u64,
-    refused_by_gateway: u64,
 }
 
 /// What is held for clients, without the cache.
@@ -272,8 +241,8 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
             calls: by(&metrics.keep_warm_calls, "result"),
         },
         upstream: active.catalogue().services().map(|service| upstream(gateway, &active, service)).collect(),
-        quotas: gateway.limits().into_iter().flat_map(|(service, states)| quotas(service, states)).collect(),
-        quota_policies: QuotaPolicy::VARIANTS.iter().map(|policy| quota_policy(metrics, policy.into_str())).collect(),
+        quotas: gateway.limits().into_iter().flat_map(|(service, states)| QuotaSummary::of(service, states)).collect(),
+        quota_policies: QuotaPolicySummary::of(metrics),
         fleet: gateway
             .fleet_state()
             .zip(gateway.fleet_keys())
@@ -284,34 +253,6 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         backoffs: by(&metrics.backoffs, "cause"),
         events: gateway.observer().events().recent().into_iter().map(event).collect(),
     }
-}
-
-fn quotas(service: Service, states: Vec<LimitState>) -> impl Iterator<Item = QuotaSummary> {
-    states.into_iter().map(move |state| QuotaSummary {
-        service: service.as_str(),
-        policy: state.policy.into_str(),
-        operation: state.operation.map(|operation| operation.to_string()),
-        calls: state.quota.calls,
-        window_seconds: state.quota.window.as_secs_f64(),
-        used: state.used,
-        remaining: state.remaining,
-        free_in_seconds: state.free_in.as_secs_f64(),
-        is_configured: state.is_configured,
-        binds_all: state.binds_all,
-    })
-}
-
-fn quota_policy(metrics: &Metrics, policy: &'static str) -> (&'static str, QuotaPolicySummary) {
-    let waits = Series::of(&metrics.quota_wait).histogram(&[], "policy", |of| of == policy);
-    let refusals = Series::of(&metrics.quota_refusals);
-    let summary = QuotaPolicySummary {
-        waiting: Series::of(&metrics.quota_waiting).sum(&[("policy", policy)]),
-        waits: waits.count,
-        wait_seconds: waits.sum,
-        refused_by_upstream: refusals.sum(&[("policy", policy), ("source", "upstream")]),
-        refused_by_gateway: refusals.sum(&[("policy", policy), ("source", "gateway")]),
-    };
-    (policy, summary)
 }
 
 fn savings(series: &RequestSeries) -> SavingsSummary {
