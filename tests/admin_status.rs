@@ -98,6 +98,33 @@ async fn the_status_figures_equal_the_metrics() {
 }
 
 #[tokio::test]
+async fn the_history_has_samples_whether_or_not_anybody_looks() {
+    let world = World::new().await;
+    let history = async |query: &str| world.http.get(&world.admin_url(&format!("/history{query}"))).await;
+    assert_eq!(history("").await.json()["samples"], json!([]));
+    for _ in 0..3 {
+        world.get(LIST).await;
+    }
+    world.clock.advance(Duration::from_secs(10));
+    world.server.gateway().observer().take_sample();
+    world.get("/v2/PROJECT/desktops").await;
+    world.clock.advance(Duration::from_secs(20));
+    world.server.gateway().observer().take_sample();
+    let all = history("").await.json();
+    let sample = |index: usize, field: &str| all["samples"][index][field].as_f64().unwrap();
+    assert_eq!(["hits", "others", "passed"].map(|field| sample(0, field)), [2.0, 1.0, 0.0]);
+    assert_eq!(["number", "hits", "passed"].map(|field| sample(1, field)), [2.0, 0.0, 1.0]);
+    assert!((10.0..11.0).contains(&sample(0, "end")) && (30.0..31.0).contains(&sample(1, "end")), "{all}");
+    assert!(sample(0, "hits50") > 0.0 && sample(0, "others99") >= sample(0, "others50"), "{all}");
+    assert_eq!((&all["samples"][1]["hits50"], &all["interval_seconds"]), (&Value::Null, &json!(10)));
+    let rest = history("?after=1").await.json();
+    assert_eq!((rest["samples"].as_array().unwrap().len(), &rest["samples"][0]["number"]), (1, &json!(2)));
+    for wrong in ["?after=x", "?after=-1", "?after=1&after=1", "?before=1"] {
+        assert_eq!(history(wrong).await.status(), StatusCode::BAD_REQUEST, "{wrong}");
+    }
+}
+
+#[tokio::test]
 async fn the_status_has_the_limits_of_upstream_and_what_they_hold_back() {
     let limit = "[[quota]]\nservice = \"workspace\"\npolicy = \"ip\"\nlimit = 1\nwindow = \"1h\"\n";
     let world = Arc::new(World::with(limit).await);

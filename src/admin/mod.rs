@@ -7,6 +7,7 @@ mod entries;
 mod explain;
 mod fleet_status;
 mod guard;
+mod history;
 mod operator;
 mod probes;
 mod purge;

@@ -43,6 +43,7 @@ use crate::sync::{Mutex, RwLock};
 use crate::telemetry::events::Events;
 use crate::telemetry::failures::Failures;
 use crate::telemetry::health::Healths;
+use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sources::InUse;
 use crate::upstream::Upstream;
@@ -193,6 +194,7 @@ impl Gateway {
             events: Events::default(),
             failures: Failures::default(),
             healths: Healths::default(),
+            history: Mutex::new(History::new(clock.now())),
             started: clock.timer_now(),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),

@@ -13,9 +13,11 @@ use crate::clock::Clock;
 use crate::fleet::{Fault, LookUpResult, StoreResult, TellResult, Watcher};
 use crate::request::digest::Digests;
 use crate::request::key::Scope;
+use crate::sync::Mutex;
 use crate::telemetry::events::{Event, Events, NewEvent};
 use crate::telemetry::failures::Failures;
 use crate::telemetry::health::{Health, HealthChange, Healths};
+use crate::telemetry::history::{History, Sample, Totals};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::key_breaker::Suspended;
 use crate::upstream::quota::LimitChange;
@@ -28,6 +30,7 @@ pub struct Observer {
     pub(super) events: Events,
     pub(super) failures: Failures,
     pub(super) healths: Healths,
+    pub(super) history: Mutex<History>,
     pub(super) started: Instant,
     pub(super) clock: Clock,
 }
@@ -67,6 +70,18 @@ impl Observer {
             return;
         }
         self.failures.note((service, error.failure()), request_id, error, self.clock.now());
+    }
+
+    /// Adds a sample to the history of the last hour.
+    pub fn take_sample(&self) {
+        let totals = Totals::of(&self.metrics);
+        self.history.lock().take(totals, self.clock.now());
+    }
+
+    /// The samples with a greater number than this one, and the seconds since the start on their time scale.
+    pub(crate) fn samples_after(&self, number: u32) -> (Vec<Sample>, f64) {
+        let history = self.history.lock();
+        (history.after(number), history.age(self.clock.now()))
     }
 
     /// Logs counted events and failures whose log line is due.

@@ -10,6 +10,7 @@ pub(crate) mod failures;
 mod families;
 mod fleet;
 pub(crate) mod health;
+pub(crate) mod history;
 pub(crate) mod hit_series;
 pub(crate) mod logs;
 pub(crate) mod metrics;

@@ -82,7 +82,8 @@ impl Outcome {
         self.has_waited() || matches!(self, Self::Refused | Self::Aborted)
     }
 
-    fn has_waited(self) -> bool {
+    /// Whether it was answered, and not from memory at once.
+    pub fn has_waited(self) -> bool {
         matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::StaleIfSlow)
     }
 }

@@ -23,6 +23,12 @@ impl RequestSeries {
         }
     }
 
+    /// How many requests have ended with a chosen outcome.
+    pub(crate) fn count(&self, is_chosen: fn(Outcome) -> bool) -> u64 {
+        let sums = self.requests.by("result", &[]);
+        results(is_chosen).filter_map(|result| sums.get(result)).sum()
+    }
+
     /// The durations of requests with these labels whose outcome is chosen.
     pub(crate) fn durations(&self, labels: &[(&str, &str)], is_chosen: fn(Outcome) -> bool) -> HistogramSnapshot {
         self.durations.histogram(labels, "result", |result| results(is_chosen).any(|chosen| chosen == result))
@@ -49,11 +55,9 @@ pub(crate) struct Savings {
 
 impl Savings {
     pub(crate) fn of(series: &RequestSeries) -> Self {
-        let sums = series.requests.by("result", &[]);
-        let sum = |is_chosen| results(is_chosen).filter_map(|result| sums.get(result)).sum();
         Self {
-            answered: sum(Outcome::is_answer),
-            hits: sum(Outcome::is_hit),
+            answered: series.count(Outcome::is_answer),
+            hits: series.count(Outcome::is_hit),
             upstream_calls: series.fetches.sum(&[]),
             seconds_saved: seconds_saved(series),
         }

@@ -26,6 +26,8 @@ const state = {
     needsToken: false,
     isLoading: false,
     limit: 100,
+    /** The seconds that the charts show, if the user has chosen. */
+    window: null,
     timer: undefined,
     version: null,
     mode: null,
@@ -96,18 +98,21 @@ async function poll() {
     const begun = seconds();
     const sentToken = token.value;
     const signal = AbortSignal.timeout(TIMEOUT);
-    const [status, listed] = await Promise.allSettled([json("status", signal), json(`cache/entries?limit=${state.limit}`, signal)]);
+    const wanted = past.request(seconds());
+    const [status, listed, history] = await Promise.allSettled([
+        json("status", signal), json(`cache/entries?limit=${state.limit}`, signal), wanted === null ? null : json(wanted, signal),
+    ]);
     state.isLoading = false;
     // A response to a request from before the token was changed or forgotten is not shown.
     if (sentToken === token.value) {
-        take(status, listed);
+        take(status, listed, history);
     }
     if (isLive()) {
         state.timer = setTimeout(poll, Math.max(0, INTERVAL - (seconds() - begun) * 1000));
     }
 }
 
-function take(status, listed) {
+function take(status, listed, history) {
     const failed = status.reason;
     if (failed instanceof Refusal && failed.status === 401) {
         askForToken();
@@ -118,6 +123,10 @@ function take(status, listed) {
         return;
     }
     try {
+        // Without it the charts have a gap until the next one.
+        if (history.value) {
+            past.add(history.value, seconds());
+        }
         render(status.value);
         const entriesFailed = listed.reason;
         state.entriesTrouble = entriesFailed === undefined ? null : describe(entriesFailed);
@@ -139,14 +148,13 @@ function fail(trouble) {
         announce(`No response from the gateway: ${trouble}.`);
     }
     state.trouble = trouble;
-    past.gap(seconds());
     drawCharts();
     showLiveness();
 }
 
 function render(status) {
     const wasTrouble = state.trouble;
-    const isRestart = past.add(status, seconds());
+    const isRestart = state.status !== null && status.uptime_seconds < state.status.uptime_seconds;
     const before = state.mode;
     Object.assign(state, { status, at: seconds(), trouble: null, mode: status.mode, version: state.version ?? status.version });
 
@@ -238,9 +246,15 @@ function sentence(place, opening, rest) {
     }
 }
 
+/** The time that the charts show: what the user has chosen, or as much as is known. */
 function drawCharts() {
-    rates.draw(past);
-    latencies.draw(past);
+    past.moveTo(seconds());
+    const window = state.window ?? (WINDOWS.find(([window]) => window >= (past.end ?? 0)) ?? WINDOWS.at(-1))[0];
+    for (const button of document.querySelectorAll("#windows button")) {
+        button.setAttribute("aria-pressed", String(Number(button.value) === window));
+    }
+    rates.draw(past, window);
+    latencies.draw(past, window);
 }
 
 /** Whether the page is up to date. This is visible from everywhere on the page. */
@@ -327,7 +341,6 @@ function resumeOrStop() {
     clearTimeout(state.timer);
     showLiveness();
     if (isLive()) {
-        past.gap(seconds());
         poll();
     }
 }
@@ -336,6 +349,13 @@ byId("more-entries").addEventListener("click", () => {
     state.limit = 1000;
     poll();
 });
+
+for (const button of document.querySelectorAll("#windows button")) {
+    button.addEventListener("click", () => {
+        state.window = Number(button.value);
+        drawCharts();
+    });
+}
 
 byId("config").addEventListener("toggle", async () => {
     if (!byId("config").open) {
@@ -356,6 +376,7 @@ token.load();
 // The age of the last status grows without a new one.
 setInterval(() => {
     if (!document.hidden && (state.trouble !== null || state.isPaused)) {
+        drawCharts();
         showLiveness();
     }
 }, 1000);
