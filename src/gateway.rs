@@ -22,6 +22,7 @@ mod charge;
 mod claim;
 mod classify;
 mod coalesce;
+mod conditions;
 mod connection;
 mod denial;
 mod fetch;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
 use serde::Serialize;
@@ -18,6 +18,7 @@ use crate::cache::staleness::{Answers, OperationStaleness, ProjectStaleness};
 use crate::catalogue::{Operation, Service};
 use crate::config::Mode;
 use crate::gateway::{ActiveConfig, Gateway};
+use crate::telemetry::conditions::Condition;
 use crate::telemetry::events::RecordedEvent;
 use crate::telemetry::logs;
 use crate::telemetry::outcome::Outcome;
@@ -33,6 +34,8 @@ struct Status {
     /// Where clients connect.
     proxy: String,
     log_level: Option<String>,
+    /// What is wrong now, the worst first.
+    conditions: Vec<ConditionSummary>,
     savings: SavingsSummary,
     requests: Requests,
     latency: Latency,
@@ -51,6 +54,17 @@ struct Status {
     bypasses: Counts,
     backoffs: Counts,
     events: Vec<EventSummary>,
+}
+
+#[derive(Serialize)]
+struct ConditionSummary {
+    cause: &'static str,
+    severity: &'static str,
+    service: Option<&'static str>,
+    what: String,
+    advice: &'static str,
+    since_seconds: Option<f64>,
+    until_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -202,6 +216,7 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         mode: gateway.mode(),
         proxy: format!("{}://{proxy}", if active.settings().listen.has_tls() { "https" } else { "http" }),
         log_level: logs::level().map(|level| level.to_string()),
+        conditions: gateway.conditions().into_iter().map(|it| condition(it, gateway.now())).collect(),
         savings: savings(&series),
         requests: Requests {
             in_flight: gauge(&metrics.in_flight),
@@ -252,6 +267,18 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         bypasses: by(&metrics.bypasses, "reason"),
         backoffs: by(&metrics.backoffs, "cause"),
         events: gateway.observer().events().recent().into_iter().map(event).collect(),
+    }
+}
+
+fn condition(known: Condition, now: Instant) -> ConditionSummary {
+    ConditionSummary {
+        cause: known.cause.into_str(),
+        severity: known.severity.into_str(),
+        service: known.service,
+        what: known.what,
+        advice: known.advice,
+        since_seconds: known.since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
+        until_seconds: known.until.map(|until| until.as_secs_f64()),
     }
 }
 

@@ -45,6 +45,7 @@ use crate::telemetry::failures::Failures;
 use crate::telemetry::health::Healths;
 use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::noticed::Noticed;
 use crate::telemetry::sources::InUse;
 use crate::upstream::Upstream;
 use crate::upstream::key_breaker::KeyBreaker;
@@ -195,6 +196,7 @@ impl Gateway {
             failures: Failures::default(),
             healths: Healths::default(),
             history: Mutex::new(History::new(clock.now())),
+            noticed: Noticed::default(),
             started: clock.timer_now(),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),

@@ -19,6 +19,7 @@ use crate::telemetry::failures::Failures;
 use crate::telemetry::health::{Health, HealthChange, Healths};
 use crate::telemetry::history::{History, Sample, Totals};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::noticed::Noticed;
 use crate::upstream::key_breaker::Suspended;
 use crate::upstream::quota::LimitChange;
 use crate::upstream::{Failure, UpstreamError};
@@ -31,6 +32,7 @@ pub struct Observer {
     pub(super) failures: Failures,
     pub(super) healths: Healths,
     pub(super) history: Mutex<History>,
+    pub(super) noticed: Noticed,
     pub(super) started: Instant,
     pub(super) clock: Clock,
 }
@@ -69,7 +71,18 @@ impl Observer {
             tracing::debug!(request_id, service = service.as_str(), %error, "client did not complete the request body");
             return;
         }
-        self.failures.note((service, error.failure()), request_id, error, self.clock.now());
+        let (failure, now) = (error.failure(), self.clock.now());
+        match failure {
+            Failure::Local => self.noticed.failed_here(service, error.to_string(), now),
+            failure if failure.is_inside() => {}
+            _ => self.noticed.call_failed(service, error.to_string()),
+        }
+        self.failures.note((service, failure), request_id, error, now);
+    }
+
+    /// The configuration was read again and refused for this reason, or is valid.
+    pub(crate) fn reloaded(&self, refused: Option<String>) {
+        self.noticed.reload(refused, self.clock.now());
     }
 
     /// Adds a sample to the history of the last hour.

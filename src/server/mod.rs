@@ -339,6 +339,8 @@ async fn observe(gateway: Arc<Gateway>) {
     loop {
         tokio::time::sleep(SAMPLE_INTERVAL).await;
         gateway.observer().take_sample();
+        // So that it is known since when they last.
+        gateway.conditions();
         gateway.observer().log_due();
     }
 }

@@ -73,6 +73,15 @@ impl Totals {
     }
 }
 
+/// What has happened in a time that ends now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Recent {
+    pub requests: u64,
+    pub errors: u64,
+    pub repeated_denials: u64,
+    pub evictions: u64,
+}
+
 pub(crate) struct History {
     started: Instant,
     last: Instant,
@@ -129,6 +138,18 @@ impl History {
     pub(crate) fn age(&self, at: Instant) -> f64 {
         at.saturating_duration_since(self.started).as_secs_f64()
     }
+
+    /// The sums of the samples that end within this time.
+    pub(crate) fn recent(&self, time: Duration, now: Instant) -> Recent {
+        let begin = self.age(now) - time.as_secs_f64();
+        let samples = self.samples.iter().rev().take_while(|sample| sample.end > begin);
+        samples.fold(Recent::default(), |sum, sample| Recent {
+            requests: sum.requests + [sample.hits, sample.others, sample.passed].map(u64::from).iter().sum::<u64>(),
+            errors: sum.errors + u64::from(sample.errors),
+            repeated_denials: sum.repeated_denials + u64::from(sample.repeated_denials),
+            evictions: sum.evictions + u64::from(sample.evictions),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -166,6 +187,11 @@ mod tests {
         assert_eq!((first.hits, first.others, first.passed, second.hits, second.others), (100, 10, 1, 0, 2));
         assert_eq!((first.hits50, second.hits50, second.others50), (Some(50e-6), None, Some(0.5)));
         assert_eq!(history.after(1), [second]);
+        let recent = history.recent(SAMPLE_INTERVAL, now());
+        assert_eq!(recent, Recent { requests: 2, errors: 0, repeated_denials: 0, evictions: 2 });
+        assert_eq!(history.recent(6 * SAMPLE_INTERVAL, now()).requests, 113);
+        clock.advance(SAMPLE_INTERVAL);
+        assert_eq!(history.recent(SAMPLE_INTERVAL, now()), Recent::default());
     }
 
     #[test]

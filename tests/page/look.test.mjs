@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { HOSTILE, busy, bypass, entries, fresh, hostile, unknown } from "./fixtures/status.mjs";
+import { HOSTILE, SEVERAL, busy, bypass, entries, fresh, hostile, unknown } from "./fixtures/status.mjs";
 import { AXE, DESKTOP, Gateway, PHONE, Tab, launch } from "./support.mjs";
 
 let browser;
@@ -48,6 +48,8 @@ const STATES = {
         await tab.until(() => !document.getElementById("invitation").hidden);
         return tab;
     },
+    failing: working(12, (uptime) => ({ ...busy(uptime, { failing: true }), conditions: SEVERAL })),
+    warning: working(12, (uptime) => ({ ...busy(uptime), conditions: SEVERAL.slice(2) })),
     stale: async (gateway, open) => {
         const tab = await working(12, (uptime) => busy(uptime, { failing: true }))(gateway, open);
         gateway.isGone = true;

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, afterEach, test } from "node:test";
 
-import { HOSTILE, RESULTS, busy, bypass, entries, fresh, history, hostile, limit, measured, unknown } from "./fixtures/status.mjs";
+import { HOSTILE, RESULTS, SEVERAL, busy, bypass, entries, fresh, history, hostile, limit, measured, unknown } from "./fixtures/status.mjs";
 import { Gateway, PHONE, Tab, launch } from "./support.mjs";
 
 let browser, gateway, tab;
@@ -27,9 +27,9 @@ async function open(options) {
 }
 
 /** A gateway under load. Each status is two seconds later than the one before. */
-function works(from = 4000, more) {
+function works(from = 4000, more = {}, changes = {}) {
     let uptime = from;
-    gateway.status = () => busy((uptime += 2), more);
+    gateway.status = () => ({ ...busy((uptime += 2), more), ...changes });
 }
 
 const isHidden = (selector) => tab.page.locator(selector).isHidden();
@@ -107,7 +107,7 @@ test("the verdict depends on the hits and on the calls saved", async () => {
 function* leaves(value, path = []) {
     for (const [name, inner] of Object.entries(value)) {
         const here = [...path, name];
-        if (["events", "latency.bounds", "latency.hits.buckets", "latency.others.buckets"].includes(here.join("."))) {
+        if (["events", "conditions", "latency.bounds", "latency.hits.buckets", "latency.others.buckets"].includes(here.join("."))) {
             continue;
         }
         if (here.join(".") === "requests.operations") {
@@ -352,18 +352,50 @@ test("an outage is shown with its service, its duration and its cause", async ()
     assert.equal(await scopes.getAttribute("class"), "bad");
 });
 
-test("in bypass mode a banner says how to end it", async () => {
+test("one banner says what is wrong, the worst first, and nothing contradicts it", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    assert.equal(await tab.text("#banner"), "●No problem is known.");
+    assert.equal(await tab.page.locator("#banner").getAttribute("class"), "banner good");
+    assert.equal(await tab.text("#liveness"), "Live");
+    assert.match(await tab.text("#verdict"), /^Yes\./);
+    works(4700, {}, { conditions: SEVERAL });
+    await tab.pass(2);
+    assert.equal(await tab.page.locator("#banner").getAttribute("class"), "banner bad");
+    const shown = (await tab.page.locator("#conditions li").allInnerTexts()).map((text) => text.replaceAll("\n", " "));
+    assert.equal(shown[0], "▲Workspace is failing: it answers 503; 31 calls have failed. upstream-failing Since 23:17:34 (47 s). See the log.");
+    assert.match(shown[2], /^△Workspace limits calls: .* throttled Since 23:18:10 \(12 s\)\. Until 23:19:34 \(in 1 min 13 s\)\./);
+    assert.deepEqual(await tab.page.locator("#conditions .tag").allInnerTexts(), ["upstream-failing", "bypassed", "throttled", "reload-refused"]);
+    assert.ok(await isHidden("#no-conditions"));
+    assert.equal(await tab.text("#liveness"), "Live, with a problem");
+    assert.match(await tab.text("#verdict"), /^Since the start, yes\./);
+    assert.equal(await tab.page.title(), "▲ upstream-failing · workspace-gateway");
+    assert.equal(await tab.page.locator("#announce").textContent(), "workspace is failing: it answers 503; 31 calls have failed.");
+    works(4710, {}, { conditions: SEVERAL.slice(2) });
+    await tab.pass(2);
+    assert.equal(await tab.page.locator("#banner").getAttribute("class"), "banner warn");
+    assert.equal(await tab.text("#liveness"), "Live, with a warning");
+    assert.match(await tab.text("#verdict"), /^Yes\./);
+    works(4720);
+    await tab.pass(2);
+    assert.equal(await tab.page.locator("#announce").textContent(), "No problem is known any more.");
+    // A gateway of an older version does not say it.
+    works(4730, {}, { conditions: undefined });
+    await tab.pass(2);
+    assert.ok(await isHidden("#banner"));
+    assert.equal(await tab.text("#liveness"), "Live");
+});
+
+test("in bypass mode the banner says how to end it", async () => {
     gateway.status = () => bypass();
     await open();
     await tab.state("live");
-    assert.equal(
-        await tab.text("#banner-bypass"),
-        `The cache is switched off (mode = bypass). Every request is relayed unchanged, and nothing is stored. To switch it on again: curl -X PUT -d cache ${gateway.origin}/mode`,
-    );
+    assert.equal(await tab.text("#conditions code"), `curl -X PUT -d cache ${gateway.origin}/mode`);
     assert.match(await tab.text("#verdict"), /^Not now: the cache is switched off\./);
     gateway.status = () => busy(4715);
     await tab.pass(2);
-    assert.ok(await isHidden("#banner-bypass"));
+    assert.equal(await tab.page.locator("#conditions li").count(), 0);
     assert.equal(await tab.page.locator("#announce").textContent(), "The mode is now cache.");
 });
 
@@ -425,7 +457,7 @@ test("the page shows at once when the gateway does not respond, and when it resp
     gateway.isGone = true;
     await tab.pass(10);
     assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "stale");
-    assert.equal(await tab.text("#banner-stale"), "No response from the gateway. All figures are from 10 s ago. The page tries again every 2 s. Last error: the gateway cannot be reached.");
+    assert.equal(await tab.text("#conditions"), "▲No response from the gateway: the gateway cannot be reached. no-data\nAll figures are from 10 s ago. The page tries again every 2 s.");
     assert.equal(await tab.text("#liveness"), "No response · as of 10 s ago");
     const ages = await tab.page.locator("#content h2").evaluateAll((all) => all.map((title) => title.dataset.age));
     assert.deepEqual([...new Set(ages)], ["as of 10 s ago"]);
@@ -437,7 +469,7 @@ test("the page shows at once when the gateway does not respond, and when it resp
     for (const chart of ["rate", "latency"]) {
         assert.equal(await tab.page.locator(`#${chart}-chart .gap`).count(), 1);
     }
-    assert.equal(await tab.page.title(), "No response · workspace-gateway");
+    assert.equal(await tab.page.title(), "▲ no-data · workspace-gateway");
     // The age also grows between two requests.
     await tab.page.clock.runFor(1000);
     assert.equal(await tab.text("#liveness"), "No response · as of 31 s ago");
@@ -447,7 +479,7 @@ test("the page shows at once when the gateway does not respond, and when it resp
     gateway.isGone = false;
     await tab.pass(2);
     assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "live");
-    assert.ok(await isHidden("#banner-stale"));
+    assert.ok(!(await isHidden("#no-conditions")));
     assert.equal(await tab.page.locator("#announce").textContent(), "The gateway answers again.");
     // The gateway has kept what happened meanwhile.
     works(4060);
@@ -462,7 +494,7 @@ test("a response that the page does not understand counts as none", async () => 
     await tab.state("live");
     gateway.status = () => ({ hello: "world" });
     await tab.pass(2);
-    assert.match(await tab.text("#banner-stale"), /the response is not what this page expects\.$/);
+    assert.match(await tab.text("#conditions strong"), /the response is not what this page expects\.$/);
     gateway.status = () => busy(5000);
     await tab.pass(2);
     assert.equal(await tab.page.evaluate(() => document.body.dataset.state), "live");

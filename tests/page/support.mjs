@@ -22,7 +22,7 @@ export const DESKTOP = { width: 1280, height: 900 };
 export const PHONE = { width: 360, height: 740 };
 
 const SOURCES = join(import.meta.dirname ?? new URL(".", import.meta.url).pathname, "../../src/admin/page");
-const SCRIPTS = ["format.js", "charts.js", "tables.js", "quotas.js", "page.js"];
+const SCRIPTS = ["format.js", "charts.js", "tables.js", "quotas.js", "conditions.js", "page.js"];
 
 /** The document and its Content-Security-Policy, as the gateway makes them. */
 function documentAndPolicy() {

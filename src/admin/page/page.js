@@ -156,6 +156,8 @@ function render(status) {
     const wasTrouble = state.trouble;
     const isRestart = state.status !== null && status.uptime_seconds < state.status.uptime_seconds;
     const before = state.mode;
+    const [was, is] = [state.status?.conditions?.[0]?.cause, status.conditions?.[0]?.cause];
+    const isFirst = state.status === null;
     Object.assign(state, { status, at: seconds(), trouble: null, mode: status.mode, version: state.version ?? status.version });
 
     byId("token-form").hidden = true;
@@ -184,8 +186,6 @@ function render(status) {
     say(byId("mean-hits"), hits > 0 ? ` (${brief(hitSeconds / hits)} on average)` : "");
     say(byId("mean-others"), others > 0 ? ` (${brief(otherSeconds / others)} on average)` : "");
     byId("cache-bar").style.width = `${Math.min(100, (100 * status.cache.bytes) / status.cache.max_bytes)}%`;
-    byId("banner-bypass").hidden = status.mode !== "bypass";
-    say(byId("authorization"), token.value === null ? "" : "-H \"Authorization: Bearer $TOKEN\" ");
     showVersion(status.version);
     drawCharts();
     showLiveness();
@@ -195,6 +195,8 @@ function render(status) {
         announce("The gateway answers again.");
     } else if (before !== null && before !== status.mode) {
         announce(`The mode is now ${status.mode}.`);
+    } else if (was !== is && !isFirst) {
+        announce(is === undefined ? "No problem is known any more." : `${status.conditions[0].what}.`);
     }
 }
 
@@ -205,7 +207,7 @@ function showVersion(version) {
 }
 
 /** The summary at the top: whether the gateway helps. */
-function showSavings({ savings, mode, proxy, requests }) {
+function showSavings({ savings, mode, proxy, requests, conditions }) {
     const { answered, hits, upstream_calls: calls, calls_saved: saved, seconds_saved: spared } = savings;
     const passed = Object.values(requests.results).reduce((sum, value) => sum + value, 0) - answered;
     const verdict = byId("verdict");
@@ -217,7 +219,6 @@ function showSavings({ savings, mode, proxy, requests }) {
     byId("invitation").hidden = !isNew;
     say(byId("saved-why"), answered === 0 ? "Nothing was answered yet." : "There was no upstream call yet whose duration is known.");
     say(byId("saved-exact"), spared === null ? "" : `${decimal(3).format(spared)} s, from the average duration of upstream calls`);
-    document.title = `${isIdle ? "" : `${ratio(hits / answered)} from memory · `}workspace-gateway`;
     if (isIdle) {
         const words = passed === 0 ? ["No requests yet.", "No client has sent a request since the start."]
             : ["Nothing to cache yet.",
@@ -231,7 +232,7 @@ function showSavings({ savings, mode, proxy, requests }) {
     const waited = spared > 0 ? `, and clients waited ${span(spared).replaceAll(" ", "\u00a0")} less in all.` : ".";
     // A request that waits for another request's call is not answered from memory, but saves a call.
     const isMuch = Math.max(hits, saved) / answered >= 0.5;
-    const opening = mode === "bypass" ? "Not now: the cache is switched off." : saved === 0 ? "Not yet." : isMuch ? "Yes." : "A little.";
+    const opening = mode === "bypass" ? "Not now: the cache is switched off." : saved === 0 ? "Not yet." : isMuch ? (conditions?.[0]?.severity === "critical" ? "Since the start, yes." : "Yes.") : "A little.";
     sentence(verdict, opening, saved === 0 ? memory : `${memory} ${called}${waited}`);
 }
 
@@ -273,15 +274,25 @@ function showLiveness() {
             delete title.dataset.age;
         }
     }
-    const banner = byId("banner-stale");
-    banner.hidden = kind !== "stale";
-    if (kind === "stale") {
-        const figures = state.status === null ? "There is nothing to show yet." : `All figures are from ${ago(seconds() - state.at)}.`;
-        sentence(banner, "No response from the gateway.", `${figures} The page tries again every 2 s. Last error: ${state.trouble}.`);
-        if (state.status !== null) {
-            document.title = "No response · workspace-gateway";
-        }
+    const worst = showConditions(state);
+    if (worst === undefined) {
+        delete document.body.dataset.health;
+    } else {
+        document.body.dataset.health = worst;
     }
+    if (kind === "live" && worst !== undefined) {
+        say(byId("liveness"), { good: "Live", warning: "Live, with a warning", critical: "Live, with a problem" }[worst]);
+    }
+    showTitle(worst);
+}
+
+/** The title of the tab: the worst condition, if there is a critical one. */
+function showTitle(worst) {
+    const hits = state.status?.savings;
+    const isIdle = !hits || hits.answered === 0;
+    const cause = worst === "critical" ? conditionsNow(state)[0].cause : null;
+    const words = state.needsToken ? "Token needed · " : cause !== null ? `▲ ${cause} · ` : isIdle ? "" : `${ratio(hits.hits / hits.answered)} from memory · `;
+    document.title = `${words}workspace-gateway`;
 }
 
 function announce(text) {
@@ -295,13 +306,12 @@ function askForToken() {
     state.status = null;
     state.trouble = null;
     past.clear();
-    byId("content").hidden = byId("facts").hidden = byId("forget").hidden = byId("banner-bypass").hidden = true;
+    byId("content").hidden = byId("facts").hidden = byId("forget").hidden = true;
     byId("token-form").hidden = false;
     say(byId("token-wrong"), wasWrong ? "This token is wrong: the gateway answers 401." : "");
     byId("token").setAttribute("aria-invalid", String(wasWrong));
     byId("token").value = "";
     byId("token").focus();
-    document.title = "Token needed · workspace-gateway";
     showLiveness();
 }
 
