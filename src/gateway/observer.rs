@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use http::request::Parts;
 use tokio::time::Instant;
 
 use crate::cache::second_tier::{NoticeKind, RecordKind};
-use crate::catalogue::{QuotaPolicy, Service};
+use crate::catalogue::{Catalogue, QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::fleet::{Fault, LookUpResult, StoreResult, TellResult, Watcher};
+use crate::request::decide::{Decision, is_for_none};
 use crate::request::digest::Digests;
 use crate::request::key::Scope;
+use crate::request::rejection::Rejection;
 use crate::sync::Mutex;
 use crate::telemetry::events::{Event, Events, NewEvent};
 use crate::telemetry::failures::Failures;
@@ -130,6 +133,16 @@ impl Observer {
         let of = operation.map(|operation| format!(" of {operation}")).unwrap_or_default();
         let what = format!("{} {what}: policy {}{of}, {quota}", service.as_str(), policy.into_str());
         self.record_event(NewEvent::new(Event::Quota, what).at(service));
+    }
+
+    /// Records which operation a request for none almost is. The event has the operation's template, not the path.
+    pub(super) fn near_miss(&self, catalogue: &Catalogue, head: &Parts, decision: &Result<Decision, Rejection>) {
+        if is_for_none(decision)
+            && let Some(near) = catalogue.near_miss(&head.method, head.uri.path())
+        {
+            let service = near.operation.service;
+            self.record_event(NewEvent::new(Event::NearMiss, format!("a request is {near}")).at(service));
+        }
     }
 
     pub(super) fn key_suspended(&self, suspended: &Suspended) {

@@ -361,6 +361,7 @@ function updateUpstream(block, service) {
 
 const KINDS = {
     denial: "denied", "private-scope": "private scope", outage: "outage", recovery: "recovered", throttled: "throttled", quota: "quota",
+    "near-miss": "almost an operation",
     "admin-denied": "admin request refused", "key-suspended": "key suspended", "keep-warm-stopped": "keep warm stopped",
     "memory-reached": "memory reached", "memory-free": "memory free", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
     "log-level": "log level", stopping: "stopping",
