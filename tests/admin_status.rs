@@ -30,7 +30,7 @@ async fn without_requests_the_status_has_empty_figures() {
     let status = status(&world).await;
     assert_eq!(
         status["savings"],
-        json!({ "answered": 0, "hits": 0, "hit_ratio": null, "upstream_calls": 0, "calls_saved": 0, "seconds_saved": null })
+        json!({ "answered": 0, "hits": 0, "coalesced": 0, "hit_ratio": null, "upstream_calls": 0, "calls_saved": 0, "seconds_saved": null })
     );
     assert_eq!(status["upstream"].as_array().unwrap().len(), 2);
     for upstream in status["upstream"].as_array().unwrap() {

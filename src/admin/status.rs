@@ -71,6 +71,7 @@ struct ConditionSummary {
 struct SavingsSummary {
     answered: u64,
     hits: u64,
+    coalesced: u64,
     hit_ratio: Option<f64>,
     upstream_calls: u64,
     calls_saved: u64,
@@ -287,6 +288,7 @@ fn savings(series: &RequestSeries) -> SavingsSummary {
     SavingsSummary {
         answered: savings.answered,
         hits: savings.hits,
+        coalesced: savings.coalesced,
         hit_ratio: savings.hit_ratio(),
         upstream_calls: savings.upstream_calls,
         calls_saved: savings.calls_saved(),

@@ -96,6 +96,7 @@ class Metrics {
 
 const HITS = new Set(["hit", "revalidating", "backoff", "negative"]);
 const OTHERS = new Set(["miss", "expired", "coalesced", "stale", "stale-if-slow"]);
+const SAVES = new Set([...HITS, "coalesced"]);
 const CALLS = new Set(["miss", "expired"]);
 const NO_OPERATIONS = new Set(["workspace", "appstream", "own", "none"]);
 
@@ -108,11 +109,11 @@ function savings(metrics) {
     for (const operation of operations) {
         const of = (part, result) => metrics.sum(`request_duration_seconds_${part}`, { operation, result });
         if (of("count", CALLS) > 0) {
-            saved = (saved ?? 0) + (of("count", HITS) * of("sum", CALLS)) / of("count", CALLS) - of("sum", HITS);
+            saved = (saved ?? 0) + (of("count", SAVES) * of("sum", CALLS)) / of("count", CALLS) - of("sum", SAVES);
         }
     }
     return {
-        answered, hits: requests(HITS), hit_ratio: answered > 0 ? requests(HITS) / answered : null, upstream_calls: calls,
+        answered, hits: requests(HITS), coalesced: requests("coalesced"), hit_ratio: answered > 0 ? requests(HITS) / answered : null, upstream_calls: calls,
         calls_saved: Math.max(0, answered - calls), seconds_saved: saved,
     };
 }

@@ -57,7 +57,7 @@ test("after a start the page says that there were no requests, and how to send o
     assert.ok(await isHidden("#invitation"));
 });
 
-test("every figure on the page is that of the status, with all digits", async () => {
+test("every figure on the page is that of the status, with sensible digits", async () => {
     gateway.status = () => busy();
     gateway.entries = entries(40);
     gateway.total = 1234;
@@ -67,17 +67,19 @@ test("every figure on the page is that of the status, with all digits", async ()
     const { savings } = status;
     const grouped = (value) => value.toLocaleString("en");
     const verdict = await tab.text("#verdict");
-    for (const part of ["Yes.", grouped(savings.answered), grouped(savings.hits), grouped(savings.upstream_calls)]) {
+    for (const part of ["Yes.", "207 k product-list requests", "196 k were answered from memory", `and ${grouped(savings.coalesced)} by the call of another`, grouped(savings.upstream_calls)]) {
         assert.ok(verdict.includes(part), `${part}: ${verdict}`);
     }
     // Every figure is there, and has the value at its path in the status.
     const figures = await tab.figures();
     const flat = new Map(leaves(status));
-    for (const { name, value, text } of figures.filter(({ name }) => name !== "entries.total")) {
+    for (const { name, value, text, title } of figures.filter(({ name }) => name !== "entries.total")) {
         assert.ok(flat.has(name) || value === 0, name);
         assert.deepEqual(value, flat.has(name) ? flat.get(name) : 0, name);
         if (Number.isInteger(value) && !/seconds|sum|ratio|lower|upper/.test(name)) {
-            assert.equal(text, grouped(value), name);
+            // What is rounded to three digits has all of them in its title.
+            assert.equal(value < 10_000 && !name.includes("bytes") ? text : title, grouped(value), name);
+            assert.ok(text.match(/\d/g).length <= 4, `${name}: ${text}`);
         }
     }
     const names = new Set(figures.map(({ name }) => name));
@@ -146,7 +148,7 @@ test("stale answers are shown with their range, their changes and the TTL in for
     await open();
     await tab.state("live");
     assert.deepEqual(await cells("#staleness-operations"), [
-        ["ListProducts", "0.42 % 0.21 % to 0.92 %", "1.7 one every 35 min", "5 min", "81,042"],
+        ["ListProducts", "0.42 % 0.21 % to 0.92 %", "1.7 one every 35 min", "5 min", "81 k"],
         ["ListSharerProducts", "below 0.01 % 0 % to 0.31 %", "0.0057 one every 7.3 d", "1 h", "3,999"],
         ["ListProduct", "unknown", "unknown", "5 min", "17"],
     ]);
@@ -156,8 +158,8 @@ test("stale answers are shown with their range, their changes and the TTL in for
     assert.ok(await isHidden("#staleness-projects"));
     await tab.page.locator("#staleness-by-project > summary").click();
     assert.deepEqual(await cells("#staleness-projects"), [
-        ["ListProducts", "0123…cdef", "0.42 % 0.19 % to 1 %", "1.9 one every 32 min", "5 min", "61,002"],
-        ["ListProducts", "89ab…4567", "0.41 % 0.03 % to 2 %", "0.6 one every 1.7 h", "5 min", "20,039"],
+        ["ListProducts", "0123…cdef", "0.42 % 0.19 % to 1 %", "1.9 one every 32 min", "5 min", "61 k"],
+        ["ListProducts", "89ab…4567", "0.41 % 0.03 % to 2 %", "0.6 one every 1.7 h", "5 min", "20 k"],
         ["ListProducts", "4444…8888", "unknown", "unknown", "5 min", "1"],
     ]);
     assert.equal(await tab.text("#staleness-projects caption"), "By project, in the last hour");
@@ -193,8 +195,8 @@ test("limits of upstream are shown with what counts now, and with what they held
     assert.ok(!(await isHidden("#quota-callers")));
     assert.ok(await isHidden("#no-limits"));
     assert.deepEqual(await cells("#quota-policies"), [
-        ["each user", "2", "41", "153.25 s 3.74 s on average", "3", "1"],
-        ["source address", "4", "1,250", "431.5 s 345 ms on average", "1", "0"],
+        ["each user", "2", "41", "2 min 33 s 3.74 s on average", "3", "1"],
+        ["source address", "4", "1,250", "7 min 11 s 345 ms on average", "1", "0"],
     ]);
     // A learnt limit ends. What it held back stays.
     gateway.status = () => ({ ...busy(4010), quotas: [limit("ip", 1, 5, 1, { binds_all: false }), limit("ip", 2, 7, 1, { service: "appstream" })] });
@@ -340,12 +342,18 @@ test("an outage is shown with its service, its duration and its cause", async ()
     await open();
     await tab.state("live");
     assert.equal(await tab.text("#upstream .service:first-child .health"), "▲ fails, for 47 s; last success 2 s ago; last failure: 503");
-    const events = await tab.page.locator("#events li").allInnerTexts();
-    const times = await tab.page.locator("#events time").evaluateAll((all) => all.map((time) => time.dateTime));
+    const events = await tab.page.locator("#events > li").allInnerTexts();
+    const times = await tab.page.locator("#events > li > time").evaluateAll((all) => all.map((time) => time.dateTime));
     assert.deepEqual(times, [...times].sort().reverse());
+    // All of one kind are one row.
     const outage = events.find((text) => text.includes("fails (503)"));
     assert.match(outage, /▲ outage/);
-    assert.match(outage, /31 times since 23:17:43/);
+    assert.match(outage, /workspace fails \(503\): stale responses are served\. · 33 times, first 22:09:38/);
+    assert.equal(events.length, 6);
+    const others = tab.page.locator("#events > li", { hasText: "outage" }).first().locator("details");
+    assert.ok(!(await others.locator("ul").isVisible()));
+    await others.locator("summary").click();
+    assert.deepEqual(await others.locator("li").allInnerTexts(), ["22:09:38 workspace is failing: no connection. (2 times)"]);
     const time = tab.page.locator("#events time").first();
     assert.match(await time.getAttribute("title"), /^Monday.*2026.*GMT\+08:00\)$/);
     const scopes = tab.page.locator("[data-figure='cache.private_scopes']");
@@ -622,6 +630,18 @@ test("an age is shown in whole seconds, whenever it began", async () => {
     assert.deepEqual([...new Set(ages)], ["30 s ago"]);
 });
 
+test("numbers have three digits and a unit", async () => {
+    await open();
+    const shown = await tab.page.evaluate(() => ({
+        counts: [0, 9_999, 10_000, 12_345, 999_499, 999_500, 1_234_567, 4.2e9].map(count),
+        ratios: [0, 0.0004, 0.948123, 0.99951, 1].map(ratio),
+        sizes: [512, 34_567_891].map(bytes),
+    }));
+    assert.deepEqual(shown.counts, ["0", "9,999", "10 k", "12.3 k", "999 k", "1 M", "1.23 M", "4.2 G"]);
+    assert.deepEqual(shown.ratios, ["0 %", "below 0.1 %", "94.8 %", "99.9 %", "100 %"]);
+    assert.deepEqual(shown.sizes, ["512 bytes", "33 MiB"]);
+});
+
 test("a hidden tab sends no requests", async () => {
     works();
     await open();
@@ -678,13 +698,13 @@ test("the engine of a fleet is shown with its state, and not without one", async
     assert.ok(await isHidden("#fleet"));
     gateway.status = () => ({ ...busy(4000), fleet: engine() });
     await tab.pass(2);
-    assert.equal(await tab.text("#fleet-state"), "In use. In sync: what other gateways have proved counts here. A look-up takes 0.21 ms on average. Its keys are wg2:{default}:0a1b2c3d:… (the same at all gateways of the fleet).");
+    assert.equal(await tab.text("#fleet-state"), "In use. In sync: what other gateways have proved counts here. A look-up takes 214 µs on average. Its keys are wg2:{default}:0a1b2c3d:… (the same at all gateways of the fleet).");
     assert.equal(await tab.text("#fleet-lookups"), "record\n12\nnone\n3");
     assert.equal(await tab.text("#fleet-claims"), "led\n2\nanswered\n5");
     assert.equal(await tab.text("#fleet-told"), "told\n1");
     gateway.status = () => ({ ...busy(4010), fleet: engine({ state: "silent", in_sync: false, sync_age_seconds: 61.2, to_tell: 2, faults: { silent: 4 }, mean_lookup_seconds: null }) });
     await tab.pass(2);
-    assert.equal(await tab.text("#fleet-state"), "Not in use: silent. This gateway works alone. Not in sync for 61 s: callers that only other gateways have proved are proved here again. Not told yet: 2 (denials, purges, invalidations and private scopes). Its keys are wg2:{default}:0a1b2c3d:… (the same at all gateways of the fleet).");
+    assert.equal(await tab.text("#fleet-state"), "Not in use: silent. This gateway works alone. Not in sync for 1 min 1 s: callers that only other gateways have proved are proved here again. Not told yet: 2 (denials, purges, invalidations and private scopes). Its keys are wg2:{default}:0a1b2c3d:… (the same at all gateways of the fleet).");
     assert.equal(await tab.text("#fleet-faults"), "silent\n4");
     gateway.status = () => ({ ...busy(4020), fleet: engine({ state: "full", in_sync: false, sync_age_seconds: 5, mean_lookup_seconds: null }) });
     await tab.pass(2);

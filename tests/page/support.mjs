@@ -191,6 +191,7 @@ export class Tab {
                 name: place.dataset.figure,
                 value: JSON.parse(place.dataset.value),
                 text: place.textContent,
+                title: place.title,
             })));
     }
 

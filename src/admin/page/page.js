@@ -183,8 +183,8 @@ function render(status) {
     showEvents(status.events);
     const { count: hits, sum: hitSeconds } = status.latency.hits;
     const { count: others, sum: otherSeconds } = status.latency.others;
-    say(byId("mean-hits"), hits > 0 ? ` (${brief(hitSeconds / hits)} on average)` : "");
-    say(byId("mean-others"), others > 0 ? ` (${brief(otherSeconds / others)} on average)` : "");
+    say(byId("mean-hits"), hits > 0 ? `, ${brief(hitSeconds / hits)} on average` : "");
+    say(byId("mean-others"), others > 0 ? `, ${brief(otherSeconds / others)} on average` : "");
     byId("cache-bar").style.width = `${Math.min(100, (100 * status.cache.bytes) / status.cache.max_bytes)}%`;
     showVersion(status.version);
     drawCharts();
@@ -208,7 +208,7 @@ function showVersion(version) {
 
 /** The summary at the top: whether the gateway helps. */
 function showSavings({ savings, mode, proxy, requests, conditions }) {
-    const { answered, hits, upstream_calls: calls, calls_saved: saved, seconds_saved: spared } = savings;
+    const { answered, hits, coalesced = 0, upstream_calls: calls, calls_saved: saved, seconds_saved: spared } = savings;
     const passed = Object.values(requests.results).reduce((sum, value) => sum + value, 0) - answered;
     const verdict = byId("verdict");
     const isIdle = answered === 0;
@@ -218,7 +218,7 @@ function showSavings({ savings, mode, proxy, requests, conditions }) {
     }
     byId("invitation").hidden = !isNew;
     say(byId("saved-why"), answered === 0 ? "Nothing was answered yet." : "There was no upstream call yet whose duration is known.");
-    say(byId("saved-exact"), spared === null ? "" : `${decimal(3).format(spared)} s, from the average duration of upstream calls`);
+    byId("saved-note").hidden = spared === null;
     if (isIdle) {
         const words = passed === 0 ? ["No requests yet.", "No client has sent a request since the start."]
             : ["Nothing to cache yet.",
@@ -227,7 +227,8 @@ function showSavings({ savings, mode, proxy, requests, conditions }) {
         return;
     }
     const lists = answered === 1 ? "the one product-list request" : `${count(answered)} product-list requests`;
-    const memory = `Of ${lists} since the start, ${hits === 0 ? "none" : count(hits)} ${hits === 1 ? "was" : "were"} answered from memory.`;
+    const shared = coalesced > 0 ? `, and ${count(coalesced)} by the call of another` : "";
+    const memory = `Of ${lists} since the start, ${hits === 0 ? "none" : count(hits)} ${hits === 1 ? "was" : "were"} answered from memory${shared}.`;
     const called = `Upstream was called ${calls === 1 ? "once" : `${count(calls)} times`} instead of ${count(answered)}`;
     const waited = spared > 0 ? `, and clients waited ${span(spared).replaceAll(" ", "\u00a0")} less in all.` : ".";
     // A request that waits for another request's call is not answered from memory, but saves a call.
