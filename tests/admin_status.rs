@@ -75,6 +75,12 @@ async fn the_status_figures_equal_the_metrics() {
     let operations = status["requests"]["operations"].as_array().unwrap();
     let list = operations.iter().find(|it| it["operation"] == "ListProducts").unwrap();
     assert_eq!(list["results"], json!({ "bypass": 1, "hit": 3, "miss": 2 }));
+    assert_eq!((&list["misses"]["no-grant"], &list["bypasses"]["repeated-parameter"]), (&json!(2), &json!(1)));
+    let percentile = |name: &str| list["latency"][name].as_f64().unwrap();
+    assert!(percentile("hits99") >= percentile("hits50") && percentile("others50") > 0.0, "{list}");
+    let sharer = operations.iter().find(|it| it["operation"] == "ListSharerProducts").unwrap();
+    assert_eq!((&sharer["latency"]["hits50"], &sharer["misses"]["no-grant"]), (&Value::Null, &json!(0)));
+    assert_eq!(status["requests"]["statuses"], json!({ "2xx": 6, "3xx": 0, "4xx": 1, "5xx": 0 }));
     assert_eq!(operations.len(), 3);
     let latency = &status["latency"];
     assert_eq!((&latency["hits"]["count"], &latency["others"]["count"]), (&json!(3), &json!(2)));

@@ -21,6 +21,7 @@ use crate::gateway::{ActiveConfig, Gateway};
 use crate::telemetry::conditions::Condition;
 use crate::telemetry::events::RecordedEvent;
 use crate::telemetry::logs;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::savings::{RequestSeries, Savings};
 use crate::telemetry::series::{HistogramSnapshot, Series};
@@ -83,6 +84,8 @@ struct Requests {
     in_flight: u64,
     connections: u64,
     results: Counts,
+    /// By class: `2xx` to `5xx`, or `none` if the client disconnected before there was one.
+    statuses: Counts,
     operations: Vec<OperationResults>,
 }
 
@@ -90,6 +93,18 @@ struct Requests {
 struct OperationResults {
     operation: String,
     results: Counts,
+    misses: Counts,
+    bypasses: Counts,
+    latency: Percentiles,
+}
+
+/// In seconds, since the start; `None` without such a request.
+#[derive(Serialize)]
+struct Percentiles {
+    hits50: Option<f64>,
+    hits99: Option<f64>,
+    others50: Option<f64>,
+    others99: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -227,7 +242,8 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
                 .map(|outcome| outcome.into_str())
                 .map(|result| (result.to_owned(), series.requests.sum(&[("result", result)])))
                 .collect(),
-            operations: by(&metrics.fetches, "operation").into_keys().map(|name| operation(&series, name)).collect(),
+            statuses: statuses(&series),
+            operations: operations(metrics, &series),
         },
         latency: latency(&series),
         cache: CacheSummary {
@@ -296,9 +312,35 @@ fn savings(series: &RequestSeries) -> SavingsSummary {
     }
 }
 
-fn operation(series: &RequestSeries, operation: String) -> OperationResults {
-    let results = series.requests.by("result", &[("operation", &operation)]);
-    OperationResults { operation, results }
+fn statuses(series: &RequestSeries) -> Counts {
+    let mut classes = Counts::from(["2xx", "3xx", "4xx", "5xx"].map(|class| (class.to_owned(), 0)));
+    for (status, requests) in series.requests.by("status", &[]) {
+        let digit = status.chars().next().filter(char::is_ascii_digit);
+        *classes.entry(digit.map_or(status, |digit| format!("{digit}xx"))).or_default() += requests;
+    }
+    classes
+}
+
+fn operations(metrics: &Metrics, series: &RequestSeries) -> Vec<OperationResults> {
+    let (misses, bypasses) = (Series::of(&metrics.misses), Series::of(&metrics.bypasses));
+    let of_operation = |operation: String| {
+        let labels = [("operation", operation.as_str())];
+        let hits = series.durations(&labels, Outcome::is_hit);
+        let others = series.durations(&labels, Outcome::has_waited);
+        OperationResults {
+            results: series.requests.by("result", &labels),
+            misses: misses.by("reason", &labels),
+            bypasses: bypasses.by("reason", &labels),
+            latency: Percentiles {
+                hits50: hits.quantile(0.5),
+                hits99: hits.quantile(0.99),
+                others50: others.quantile(0.5),
+                others99: others.quantile(0.99),
+            },
+            operation,
+        }
+    };
+    by(&metrics.fetches, "operation").into_keys().map(of_operation).collect()
 }
 
 fn staleness((operation, known): (Arc<Operation>, OperationStaleness)) -> StalenessSummary {
@@ -328,7 +370,7 @@ fn answers(known: Answers) -> AnswersSummary {
 /// Of requests for operations that were answered from memory or by a call for the cache.
 fn latency(series: &RequestSeries) -> Latency {
     let hits = series.durations(&[], Outcome::is_hit);
-    let others = series.durations(&[], |outcome| outcome.is_answer() && !outcome.is_hit());
+    let others = series.durations(&[], Outcome::has_waited);
     let durations = |histogram: HistogramSnapshot| Durations {
         count: histogram.count,
         sum: histogram.sum,

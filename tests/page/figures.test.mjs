@@ -118,6 +118,19 @@ function savings(metrics) {
     };
 }
 
+/** As Prometheus' histogram_quantile computes it. */
+function quantile(metrics, operation, result, part) {
+    const bounds = [...metrics.values("request_duration_seconds_bucket", "le")].filter((bound) => bound !== "+Inf");
+    const buckets = bounds.map((le) => metrics.sum("request_duration_seconds_bucket", { operation, result, le }));
+    const rank = part * metrics.sum("request_duration_seconds_count", { operation, result });
+    const found = buckets.findIndex((below) => below >= rank);
+    if (rank === 0 || found < 0) {
+        return rank === 0 ? null : Number(bounds.at(-1));
+    }
+    const [lower, before] = found === 0 ? [0, 0] : [Number(bounds[found - 1]), buckets[found - 1]];
+    return lower + ((Number(bounds[found]) - lower) * (rank - before)) / (buckets[found] - before);
+}
+
 /** The value that a figure must have by /metrics, or undefined. */
 function expected(name, metrics) {
     const [, ...rest] = name.split(".");
@@ -127,6 +140,11 @@ function expected(name, metrics) {
         [/^requests\.in_flight$/, () => metrics.sum("requests_in_flight")],
         [/^requests\.connections$/, () => metrics.sum("connections")],
         [/^requests\.results\./, () => metrics.sum("requests_total", { result: last })],
+        [/^requests\.statuses\./, () => metrics.series.filter(({ name, labels }) => name === "requests_total" && labels.status[0] === last[0])
+            .reduce((sum, { value }) => sum + value, 0)],
+        [/^requests\.operations\.\w+\.misses\./, () => metrics.sum("misses_total", { operation: rest[1], reason: last })],
+        [/^requests\.operations\.\w+\.bypasses\./, () => metrics.sum("bypasses_total", { operation: rest[1], reason: last })],
+        [/^requests\.operations\.\w+\.latency\./, () => quantile(metrics, rest[1], last.startsWith("hits") ? HITS : OTHERS, Number(last.slice(-2)) / 100)],
         [/^requests\.operations\./, () => metrics.sum("requests_total", { operation: rest[1], result: last })],
         [/^latency\.hits\./, () => metrics.sum(`request_duration_seconds_${last}`, { result: HITS })],
         [/^latency\.others\./, () => metrics.sum(`request_duration_seconds_${last}`, { result: OTHERS })],
@@ -148,9 +166,7 @@ function expected(name, metrics) {
         [/^upstream\.\w+\.retries$/, () => metrics.sum("upstream_retries_total", { service: rest[0] })],
         [/^upstream\.\w+\.count$/, () => metrics.sum("upstream_duration_seconds_count", { service: rest[0] })],
         [/^upstream\.\w+\.seconds$/, () => metrics.sum("upstream_duration_seconds_sum", { service: rest[0] })],
-        [/^misses\./, () => metrics.sum("misses_total", { reason: last })],
         [/^unstored\./, () => metrics.sum("unstored_responses_total", { reason: last })],
-        [/^bypasses\./, () => metrics.sum("bypasses_total", { reason: last })],
         [/^backoffs\./, () => metrics.sum("backoffs_total", { cause: last })],
         [/^staleness\.\w+\.ttl_seconds$/, () => metrics.sum("ttl_seconds", { operation: rest[0] })],
         [/^quota_policies\.\w+\.waiting$/, () => metrics.sum("quota_waiting", { policy: rest[0] })],
@@ -232,7 +248,7 @@ test("every figure is the same as in /metrics", async () => {
     const results = [...metrics.values("requests_total", "result")].map((result) => `requests.results.${result}`);
     const services = ["workspace", "appstream"].flatMap((service) => [...metrics.values("upstream_requests_total", "status")]
         .filter((status) => metrics.sum("upstream_requests_total", { service, status }) > 0).map((status) => `upstream.${service}.requests.${status}`));
-    const missing = [...results, ...services, "savings.hit_ratio", "savings.seconds_saved", "misses.no-grant", "unstored.denied", "bypasses.range", "quota_policies.ip.waits", "quota_policies.ip.refused_by_upstream", "quotas.workspace.api.ListProducts.remaining"].filter((name) => !names.has(name));
+    const missing = [...results, ...services, "savings.hit_ratio", "savings.seconds_saved", "requests.operations.ListProducts.misses.no-grant", "unstored.denied", "requests.operations.ListProducts.bypasses.range", "quota_policies.ip.waits", "quota_policies.ip.refused_by_upstream", "quotas.workspace.api.ListProducts.remaining"].filter((name) => !names.has(name));
     assert.deepEqual(missing, []);
     assert.ok(figures.find(({ name }) => name === "savings.hits").value > 200);
 

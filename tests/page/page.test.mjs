@@ -109,12 +109,13 @@ test("the verdict depends on the hits and on the calls saved", async () => {
 function* leaves(value, path = []) {
     for (const [name, inner] of Object.entries(value)) {
         const here = [...path, name];
-        if (["events", "conditions", "latency.bounds", "latency.hits.buckets", "latency.others.buckets"].includes(here.join("."))) {
+        // The page shows misses and bypasses by operation.
+        if (["events", "conditions", "misses", "bypasses", "latency.bounds", "latency.hits.buckets", "latency.others.buckets"].includes(here.join("."))) {
             continue;
         }
         if (here.join(".") === "requests.operations") {
-            for (const { operation, results } of inner) {
-                yield* leaves(results, [...here, operation]);
+            for (const { operation, ...figures } of inner) {
+                yield* leaves(figures, [...here, operation]);
             }
         } else if (here.join(".") === "upstream") {
             for (const { service, url, health, ...rest } of inner) {
@@ -630,6 +631,24 @@ test("an age is shown in whole seconds, whenever it began", async () => {
     assert.deepEqual([...new Set(ages)], ["30 s ago"]);
 });
 
+test("each operation has its results, its misses and bypasses by reason, and its latency", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    await tab.page.locator("#results-details > summary").click();
+    const [list, sharer, product] = await cells("#operations");
+    assert.deepEqual(list.slice(2), ["no-grant 31 expired 180", "none", "42 µs · 213 µs", "187 ms · 1.2 s"]);
+    assert.match(sharer[1], /^hit 4,000 expired 1,\d{3} miss 9$/);
+    assert.deepEqual(sharer.slice(2), ["expired 32", "none", "40 µs · 1.2 ms", "210 ms · 2.5 s"]);
+    assert.deepEqual(product.slice(2), ["client-no-cache 4", "no-credential 9 repeated-parameter 5 range 3", "44 µs · 99 µs", "none · none"]);
+    assert.match((await tab.text("#statuses")).replaceAll("\n", " "), /^2xx 17\d k 3xx 12 4xx \d+ 5xx 0$/);
+    // A gateway of an older version has only the results.
+    const { statuses, ...requests } = busy(4100).requests;
+    works(4100, {}, { requests: { ...requests, operations: [{ operation: "ListProducts", results: { hit: 1 } }] } });
+    await tab.pass(2);
+    assert.deepEqual(await cells("#operations"), [["ListProducts", "hit 1", "none", "none", "none · none", "none · none"]]);
+});
+
 test("numbers have three digits and a unit", async () => {
     await open();
     const shown = await tab.page.evaluate(() => ({
@@ -719,7 +738,7 @@ test("for screen readers there are landmarks, headings in order, and tables with
     await tab.state("live");
     await tab.page.locator("#results-details > summary").click();
     const captions = await tab.page.locator("table").evaluateAll((all) => all.map((table) => table.caption?.textContent));
-    assert.deepEqual(captions, ["By result, since the start", "By operation", "By operation, in the last hour", "By project, in the last hour", "Entries", "Limits that count calls now", "Calls that limits held back or refused, since the start"]);
+    assert.deepEqual(captions, ["By operation", "By result, since the start", "By operation, in the last hour", "By project, in the last hour", "Entries", "Limits that count calls now", "Calls that limits held back or refused, since the start"]);
     const headings = await tab.page.locator("#content h2").allTextContents();
     assert.deepEqual(headings, ["Is it helping?", "Requests", "Stale answers", "In the cache", "Quotas", "Engine of the fleet", "Callers", "Upstream", "Events", "Configuration"]);
     for (const name of headings) {

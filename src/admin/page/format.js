@@ -118,6 +118,7 @@ const AS = {
     span,
     /** How long until something may happen. */
     wait: (value) => (value === 0 ? "now" : `in ${span(value)}`),
+    brief,
     bytes,
 };
 

@@ -171,9 +171,7 @@ function render(status) {
     }
     showSavings(status);
     showResults(status.requests);
-    tally(byId("misses"), "misses", counted(status.misses));
     tally(byId("unstored"), "unstored", counted(status.unstored));
-    tally(byId("bypasses"), "bypasses", counted(status.bypasses));
     tally(byId("signatures"), "callers.signatures", counted(status.callers.signatures, "verified"));
     tally(byId("backoffs"), "backoffs", status.backoffs);
     showStaleness(status.staleness);

@@ -93,15 +93,44 @@ function showResults(requests) {
         (name) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, RESULTS[name] ?? ""), element("td", { class: "num", "data-figure": `requests.results.${name}` })),
         (row, name) => show(row.lastElementChild, requests.results[name] ?? 0, "count"),
     );
-    const byName = new Map(requests.operations.map((each) => [each.operation, each.results]));
+    const statuses = requests.statuses ?? {};
+    tally(byId("statuses"), "requests.statuses", statuses);
+    for (const row of byId("statuses").children) {
+        row.lastElementChild.classList.toggle("bad", row.dataset.key === "5xx" && statuses["5xx"] > 0);
+    }
+    showOperations(requests.operations);
+}
+
+const OPERATIONS = ["Operation", "Results", "Not from memory at once", "Relayed unchanged", "From memory, p50 and p99", "Others, p50 and p99"];
+
+function showOperations(operations) {
     const table = byId("operations");
-    keep(
-        table.tBodies[0],
-        [...byName.keys()],
-        (name) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, element("dl", { class: "tally inline" }))),
-        (row, name) => tally(row.querySelector("dl"), `requests.operations.${name}`, counted(byName.get(name))),
-    );
+    const header = table.tHead.rows[0];
+    if (header.cells.length === 0) {
+        header.append(...OPERATIONS.map((name, index) => element("th", { scope: "col", role: "columnheader", class: index > 3 ? "num" : "" }, name)));
+    }
+    const byName = new Map(operations.map((each) => [each.operation, each]));
+    keep(table.tBodies[0], [...byName.keys()], operationRow, (row, name) => updateOperation(row, byName.get(name)));
     table.hidden = byName.size === 0;
+}
+
+function operationRow(name) {
+    const cell = (index, isNumber, ...children) => element("td", { role: "cell", "data-label": OPERATIONS[index], class: isNumber ? "num" : "words" }, ...children);
+    const place = (key) => element("span", { "data-figure": `requests.operations.${name}.latency.${key}`, "data-as": "brief", "data-at": key, "data-none": "none" });
+    return element("tr", { role: "row" }, element("th", { scope: "row", role: "rowheader" }, name),
+        ...["results", "misses", "bypasses"].map((key, index) => cell(index + 1, false, element("dl", { class: "tally inline", "data-tally": key }))),
+        ...["hits", "others"].map((kind, index) => cell(index + 4, true, place(`${kind}50`), " · ", place(`${kind}99`))));
+}
+
+/** A gateway of an older version has only the results. */
+function updateOperation(row, figures) {
+    for (const list of row.querySelectorAll("[data-tally]")) {
+        const key = list.dataset.tally;
+        tally(list, `requests.operations.${figures.operation}.${key}`, counted(figures[key] ?? {}));
+    }
+    for (const place of row.querySelectorAll("[data-at]")) {
+        show(place, figures.latency?.[place.dataset.at]);
+    }
 }
 
 /** How many projects the table of stale answers has at most. */
