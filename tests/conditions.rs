@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::simulator::Simulator;
 
+use crate::support::signer::{Signed, entry};
 use crate::support::{PROJECT, World};
 
 const LIST: &str = "/v2/PROJECT/products";
@@ -112,6 +114,22 @@ async fn a_region_whose_upstream_refuses_all_is_named() {
     assert_eq!(causes(&world).await, ["nothing-accepted"]);
     world.get(LIST).await;
     assert_eq!(causes(&world).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_access_key_that_upstream_refuses_is_named() {
+    let simulator = Simulator::start().await.unwrap();
+    let key = simulator.access_key(PROJECT);
+    let [workspace, appstream] = Service::ALL.map(|service| simulator.url(service));
+    let world = World::with_upstreams(simulator, &workspace, &appstream, &entry(&key, "")).await;
+    Signed::get(&world, &key, LIST).send(&world).await;
+    world.simulator.expire(&key.id);
+    for _ in 0..3 {
+        Signed::get(&world, &key, "/v2/PROJECT/desktops").send(&world).await;
+    }
+    let [condition] = conditions(&world).await.try_into().unwrap();
+    assert_eq!((&condition["cause"], &condition["severity"]), (&json!("key-suspended"), &json!("critical")));
+    assert!(condition["what"].as_str().unwrap().ends_with(&key.id), "{condition}");
 }
 
 #[tokio::test]

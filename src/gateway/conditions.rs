@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{ActiveConfig, Gateway};
 use crate::catalogue::Service;
 use crate::config::Mode;
+use crate::signing::AccessKey;
 use crate::telemetry::conditions::{Condition, Facts, FleetFacts, ServiceFacts, conditions};
 use crate::telemetry::events::Event;
 use crate::telemetry::logs;
@@ -36,12 +37,20 @@ impl Gateway {
             stalled_log: logs::is_stalled().then(logs::dropped),
             last_minute,
             last_five_minutes,
+            suspended_keys: self.suspended_keys(&active),
             keep_warm_stopped_keys: u64::try_from(observer.metrics.keep_warm_stopped_keys.get()).unwrap_or(0),
             private_scopes: self.memory.store.usage().private_scopes,
         };
         let mut found = conditions(&facts);
         observer.noticed.complete(&mut found, now);
         found
+    }
+
+    fn suspended_keys(&self, active: &ActiveConfig) -> Vec<String> {
+        let is_suspended = |key: &AccessKey| {
+            active.catalogue().services().any(|service| self.fetcher.key_breaker.is_suspended(key, service))
+        };
+        active.keys.keys().filter(|key| is_suspended(key)).map(|key| key.id().to_owned()).collect()
     }
 
     fn service_facts(&self, active: &ActiveConfig, service: Service, now: Instant) -> ServiceFacts {

@@ -22,6 +22,8 @@ pub enum Cause {
     LocalFailures,
     /// A service has refused every credential since the start.
     NothingAccepted,
+    /// Access keys are not used, because upstream refuses them.
+    KeySuspended,
     /// The certificate of the listener for clients has ended.
     CertificateEnded,
     /// The memory budget has no room for unknown callers.
@@ -91,6 +93,8 @@ pub(crate) struct Facts {
     pub stalled_log: Option<u64>,
     pub last_minute: Recent,
     pub last_five_minutes: Recent,
+    /// The ids of access keys that are not used, because upstream refuses them.
+    pub suspended_keys: Vec<String>,
     pub keep_warm_stopped_keys: u64,
     pub private_scopes: usize,
 }
@@ -269,6 +273,12 @@ fn of_operation(facts: &Facts) -> Vec<Condition> {
         let what = format!("the configuration has a mistake, and the previous one stays in force: {error}");
         let advice = "Correct it: a restart would end with exit code 2";
         found.push(Condition::warning(Cause::ReloadRefused, what, advice).since(*at));
+    }
+    if !facts.suspended_keys.is_empty() {
+        let keys = facts.suspended_keys.join(", ");
+        let what = format!("access keys are suspended, because upstream refuses their signatures: {keys}");
+        let advice = "Check their secrets and the clock of this machine. SIGHUP gives each one more try";
+        found.push(Condition::critical(Cause::KeySuspended, what, advice));
     }
     if facts.keep_warm_stopped_keys > 0 {
         let keys = facts.keep_warm_stopped_keys;

@@ -34,6 +34,7 @@ fn good() -> Facts {
         stalled_log: None,
         last_minute: Recent { requests: 100, ..Recent::default() },
         last_five_minutes: Recent::default(),
+        suspended_keys: Vec::new(),
         keep_warm_stopped_keys: 0,
         private_scopes: 0,
     }
@@ -65,7 +66,7 @@ type Expected = Option<(Cause, Severity, &'static str)>;
 #[test]
 fn each_cause_has_its_severity_and_names_what_is_wrong() {
     use Severity::{Critical, Warning};
-    let cases: [(Change, Expected); 36] = [
+    let cases: [(Change, Expected); 37] = [
         (|_| {}, None),
         (|it| it.services[0].health = None, None),
         (
@@ -137,6 +138,10 @@ fn each_cause_has_its_severity_and_names_what_is_wrong() {
         (
             |it| it.refused_reload = Some((it.now - MINUTE, "f: cache.ttl: expected a duration".to_owned())),
             Some((Cause::ReloadRefused, Warning, "stays in force: f: cache.ttl: expected a duration")),
+        ),
+        (
+            |it| it.suspended_keys = vec!["A".to_owned(), "B".to_owned()],
+            Some((Cause::KeySuspended, Critical, "refuses their signatures: A, B")),
         ),
         (|it| it.keep_warm_stopped_keys = 1, Some((Cause::KeepWarmStopped, Warning, "does not use 1 access key(s)"))),
         (|it| it.private_scopes = 2, Some((Cause::PrivateScopes, Warning, "nothing is shared in 2 scope(s)"))),
