@@ -138,6 +138,9 @@ pub mod stream {
     pub use crate::stream::{BoxError, StreamBody, nothing, stream};
 }
 pub mod telemetry {
+    pub mod conditions {
+        pub use crate::telemetry::conditions::Cause;
+    }
     pub mod logs {
         pub use crate::telemetry::logs::begin;
     }
