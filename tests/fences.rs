@@ -76,7 +76,7 @@ fn only_upstream_has_an_http_client() {
 fn only_random_has_randomness() {
     must_not_name(&[""], &["getrandom", "SystemRandom"], &["random.rs"]);
     // It decides places in maps.
-    must_not_name(&[""], &["RandomState"], &["request/key.rs", "cache/lru_map.rs"]);
+    must_not_name(&[""], &["RandomState"], &["random.rs", "request/key.rs", "cache/lru_map.rs"]);
 }
 
 #[test]

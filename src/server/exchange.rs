@@ -169,14 +169,11 @@ pub(super) struct TrackedResponseBody<B> {
     /// The rest of a frame that was larger than a piece.
     remaining: Bytes,
     tracker: ResponseTracker,
-    /// `None` in HTTP/1.
-    progress: Option<Arc<StreamProgress>>,
 }
 
 impl<B: Body<Data = Bytes>> TrackedResponseBody<B> {
     fn new(body: B, tracker: ResponseTracker) -> Self {
-        let progress = PROGRESS.try_with(Arc::clone).ok();
-        let mut this = Self { body, remaining: Bytes::new(), tracker, progress };
+        let mut this = Self { body, remaining: Bytes::new(), tracker };
         this.record_progress(true);
         this
     }
@@ -184,8 +181,10 @@ impl<B: Body<Data = Bytes>> TrackedResponseBody<B> {
     /// Records progress, and whether the client has to make the next step.
     fn record_progress(&mut self, waits_for_client: bool) {
         self.tracker.is_complete |= self.remaining.is_empty() && self.body.is_end_stream();
-        if let Some(progress) = &self.progress {
-            progress.record(waits_for_client);
+        if self.tracker.is_http2 {
+            // hyper polls the body in the task of its stream. If it did not, nothing would limit how long a client reads.
+            let recorded = PROGRESS.try_with(|progress| progress.record(waits_for_client));
+            debug_assert!(recorded.is_ok(), "a body is polled outside the task of its stream");
         }
     }
 
@@ -215,7 +214,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedResponseBody<B> {
                 return Poll::Pending;
             };
             match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) if this.progress.is_some() && data.len() > PIECE => {
+                Some(Ok(Ok(data))) if this.tracker.is_http2 && data.len() > PIECE => {
                     this.remaining = data;
                     Some(Ok(Frame::data(this.piece())))
                 }
@@ -255,7 +254,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedResponseBody<B> {
 
 tokio::task_local! {
     /// Set in the task of a stream.
-    static PROGRESS: Arc<StreamProgress>;
+    static PROGRESS: StreamProgress;
 }
 
 /// The progress of an HTTP/2 response: the number of pieces that hyper has taken, and in the lowest bit whether the
@@ -316,17 +315,16 @@ impl Drop for TaskStart {
 
 /// Runs a stream. Returns `None` if the client did not read for `limit`; dropping the stream then resets it.
 async fn run<F: Future + Unpin>(stream: F, limit: Duration, activity: &Arc<ConnectionActivity>) -> Option<F::Output> {
-    let progress = Arc::new(StreamProgress(AtomicUsize::new(StreamProgress::NOT_WAITING)));
-    let mut stream = pin!(PROGRESS.scope(Arc::clone(&progress), stream));
+    let mut stream = pin!(stream);
     let mut waiting: Option<(usize, Pin<Box<Sleep>>, StalledResponse)> = None;
     let mut task_start = Some(TaskStart(Arc::clone(activity)));
-    poll_fn(|context| {
+    let run = poll_fn(|context| {
         let polled = stream.as_mut().poll(context);
         task_start = None;
         if let Poll::Ready(output) = polled {
             return Poll::Ready(Some(output));
         }
-        let Some(taken) = progress.pieces_taken_while_waiting() else {
+        let Some(taken) = PROGRESS.with(StreamProgress::pieces_taken_while_waiting) else {
             waiting = None;
             return Poll::Pending;
         };
@@ -339,6 +337,6 @@ async fn run<F: Future + Unpin>(stream: F, limit: Duration, activity: &Arc<Conne
             return Poll::Ready(None);
         }
         Poll::Pending
-    })
-    .await
+    });
+    PROGRESS.scope(StreamProgress(AtomicUsize::new(StreamProgress::NOT_WAITING)), run).await
 }
