@@ -77,6 +77,8 @@ def run(field: Field, workload: Workload, row: Row, requests, number: int, secon
     server = field.peer(row.peer)
     if workload.asks_origin == "afresh":
         requests = replace(requests, fresh=f"{number}-{row.peer.replace(' ', '-')}")
+    if workload.warm_up:
+        load.wrk(server.port, requests, workload.connections, workload.warm_up, protocol=workload.protocol)
     calls, costs = field.calls(), meter.Costs(server.pid, field.pids())
     if workload.protocol.http2:
         shape = (workload.connections, workload.streams)

@@ -60,6 +60,8 @@ class Workload:
     """Requests in progress on a connection."""
     mebibytes: int = 64
     """What each cache may take."""
+    warm_up: int = 0
+    """Seconds of load before each measurement."""
 
     def peers(self) -> tuple[str, ...]:
         return tuple(row.peer for row in self.rows)
@@ -105,7 +107,8 @@ def many(token: int) -> Workload:
     )
     all_rows = rows(CACHES, MANY, MANY)
     title = f"Hits, 10,000 keys × 10,000 callers, token of {token:,} bytes, body of 600 bytes, 64 connections"
-    return Workload(f"many-{token}", title, (*all_rows[:1], *alone, *all_rows[1:]), token=token, mebibytes=256)
+    # The three rows with many heads are of one gateway, and together they are more than it remembers.
+    return Workload(f"many-{token}", title, (*all_rows[:1], *alone, *all_rows[1:]), token=token, mebibytes=256, warm_up=2)
 
 
 WORKLOADS = (
