@@ -32,7 +32,7 @@ const PATH: &str = "/v2/00000000000000000000000000000001/products";
 const QUERY: &str = "availability_zone=cn-north-4c&limit=100&offset=0&os_type=Windows";
 
 fn config(simulator: &Simulator, settings: &str) -> Config {
-    let given = |path, value| Override { path, value, origin: "bench".to_owned() };
+    let given = |path, value: String| Override { path, value: value.into(), origin: "bench".to_owned() };
     let overrides = [
         given(&["upstream", "workspace_url"], simulator.url(Service::Workspace)),
         given(&["upstream", "appstream_url"], simulator.url(Service::AppStream)),

@@ -82,7 +82,7 @@ fn allocations(token_length: usize, new: New) -> u64 {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let (mut client, _server, heads, mut response) = runtime.block_on(async {
         let simulator = Box::leak(Box::new(Simulator::start().await.unwrap()));
-        let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "test".to_owned() };
+        let given = |path, value: &str| Override { path, value: value.into(), origin: "test".to_owned() };
         let overrides = [
             given(&["upstream", "workspace_url"], &simulator.url(Service::Workspace)),
             given(&["upstream", "appstream_url"], &simulator.url(Service::AppStream)),

@@ -295,7 +295,7 @@ async fn heads_with_other_forwarded_fields_take_the_full_path() {
 #[tokio::test]
 async fn an_absolute_target_is_answered_only_on_its_own_address() {
     let simulator = Simulator::start().await.unwrap();
-    let setting = |path, value: String| Override { path, value, origin: "test".to_owned() };
+    let setting = |path, value: String| Override { path, value: value.into(), origin: "test".to_owned() };
     let local = |path| setting(path, "127.0.0.1:0".to_owned());
     let overrides = [
         setting(&["upstream", "workspace_url"], simulator.url(Service::Workspace)),

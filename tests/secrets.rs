@@ -16,6 +16,8 @@ const LOG: &str = "[log]\nformat = \"json\"\n";
 const ID: &str = "WORKSPACE_GATEWAY_ACCESS_KEY_ID";
 const SECRET: &str = "WORKSPACE_GATEWAY_ACCESS_KEY_SECRET";
 const SECRET_FILE: &str = "WORKSPACE_GATEWAY_ACCESS_KEY_SECRET_FILE";
+const ADMIN_TOKEN: &str = "WORKSPACE_GATEWAY_ADMIN_TOKEN";
+const ADMIN_TOKEN_FILE: &str = "WORKSPACE_GATEWAY_ADMIN_TOKEN_FILE";
 
 /// Writes a file into a new folder. Returns its path.
 fn write_file(test: &str, name: &str, text: &str) -> PathBuf {
@@ -66,6 +68,46 @@ async fn an_access_key_may_be_given_in_the_environment() {
         let (code, log) = process.terminate().await;
         assert!(code == Some(0) && !log.contains(&key.secret), "{log}");
     }
+}
+
+#[tokio::test]
+async fn the_admin_token_may_be_given_in_the_environment() {
+    let simulator = Simulator::start().await.unwrap();
+    let token = "a-token-of-the-operator";
+    let path = write_file("environment-token", "token", &format!("{token}\n"));
+    let settings =
+        write_file("environment-admin", "config.toml", &format!("[listen]\nadmin_token = \"{:016}\"\n{LOG}", 1));
+    for (variable, value) in [(ADMIN_TOKEN, token), (ADMIN_TOKEN_FILE, path.to_str().unwrap())] {
+        let process = Process::start_with_launcher(&["env"], &simulator, &settings, &[(variable, value)]).await;
+        let status = format!("{}/status", process.admin);
+        for (given, expected) in [(token, StatusCode::OK), ("0000000000000001", StatusCode::UNAUTHORIZED)] {
+            let authorization = format!("Bearer {given}");
+            let reply = Http::new().send(Method::GET, &status, &[("authorization", &authorization)], "").await;
+            assert_eq!(reply.status(), expected, "{variable}: {given}");
+        }
+        let (code, log) = process.terminate().await;
+        assert!(code == Some(0) && !log.contains(token), "{log}");
+    }
+}
+
+#[test]
+fn a_wrong_admin_token_in_the_environment_is_a_usage_error() {
+    for (environment, expected) in [
+        (vec![(ADMIN_TOKEN, "hush")], "WORKSPACE_GATEWAY_ADMIN_TOKEN: listen.admin_token: is too short"),
+        (
+            vec![(ADMIN_TOKEN_FILE, "/none")],
+            "WORKSPACE_GATEWAY_ADMIN_TOKEN_FILE: listen.admin_token: cannot read the file",
+        ),
+        (vec![(ADMIN_TOKEN, "hush"), (ADMIN_TOKEN_FILE, "/none")], "only one of the two"),
+    ] {
+        let output = run_in(&environment, &["check", "--region", "cn-north-4"]);
+        assert!(stderr(&output).contains(expected), "{expected}: {}", stderr(&output));
+        assert!(code(&output) == 2 && !stderr(&output).contains("hush"), "{}", stderr(&output));
+    }
+    // Beyond loopback the admin listener needs a token.
+    let beyond = ["check", "--region", "cn-north-4", "--admin-listen", "0.0.0.0:9091", "--insecure-plaintext", "true"];
+    assert_eq!(code(&run_in(&[], &beyond)), 2);
+    assert_eq!(code(&run_in(&[(ADMIN_TOKEN, "0000000000000001")], &beyond)), 0);
 }
 
 #[test]

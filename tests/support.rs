@@ -271,7 +271,7 @@ pub fn config(workspace: &str, appstream: &str, settings: &str) -> Config {
 }
 
 pub fn read_config(workspace: &str, appstream: &str, settings: &str) -> Result<Config, ConfigError> {
-    let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "test".to_owned() };
+    let given = |path, value: &str| Override { path, value: value.into(), origin: "test".to_owned() };
     let overrides = [
         given(&["upstream", "workspace_url"], workspace),
         given(&["upstream", "appstream_url"], appstream),

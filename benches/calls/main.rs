@@ -160,7 +160,7 @@ fn fleet(config: &Config, ledger: &Arc<Mutex<Ledger>>, engine: &Arc<Engine>) -> 
 }
 
 fn settings(text: &str) -> Config {
-    let region = Override { path: &["region"], value: "cn-north-4".to_owned(), origin: "bench".to_owned() };
+    let region = Override { path: &["region"], value: "cn-north-4".into(), origin: "bench".to_owned() };
     Config::from_layers("calls", text, &[region]).expect("valid settings")
 }
 

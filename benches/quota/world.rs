@@ -70,7 +70,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl World {
     pub(crate) fn new(settings: &str) -> Self {
-        let region = Override { path: &["region"], value: "cn-north-4".to_owned(), origin: "bench".to_owned() };
+        let region = Override { path: &["region"], value: "cn-north-4".into(), origin: "bench".to_owned() };
         let config = Config::from_layers("quota", settings, &[region]).expect("valid settings");
         let upstream = Arc::new(Mutex::new(UpstreamState::default()));
         let service = Arc::new(Services(Arc::clone(&upstream)));

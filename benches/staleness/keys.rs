@@ -12,7 +12,7 @@ use workspace_gateway::testing::request::key::RequestKey;
 use crate::gateway::Names;
 
 pub fn names(lists: usize, callers: usize, adaptive_ttl: Option<AdaptiveTtl>) -> Names {
-    let region = Override { path: &["region"], value: "cn-north-4".to_owned(), origin: "bench".to_owned() };
+    let region = Override { path: &["region"], value: "cn-north-4".into(), origin: "bench".to_owned() };
     let catalogue = Config::from_layers("staleness", "", &[region]).expect("the defaults are valid").catalogue;
     let (operation, path) = catalogue.operation("/v2/0123456789abcdef/products").expect("an operation");
     let operation = Arc::new(Operation { adaptive_ttl, ..(**operation).clone() });

@@ -11,10 +11,10 @@ use std::path::PathBuf;
 
 use clap::error::{Error, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint, value_parser};
 use toml::Table;
 
-use super::access_key;
+use super::secrets;
 use crate::config::table::{Flag, Setting};
 use crate::config::{self, ConfigError, Override, REFERENCE, SettingsSource};
 use crate::proxy_config::ProxyConfig;
@@ -51,9 +51,10 @@ impl FlagSettings {
 
     /// Combines flags, environment and file. The proxy for upstream calls is read from the environment, too.
     pub(super) fn source(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<SettingsSource, ConfigError> {
-        let overrides = self.overrides(&environment);
+        let mut overrides = self.overrides(&environment);
+        overrides.extend(secrets::admin_token(&environment)?);
         let file = self.config.or_else(|| from_environment(CONFIG, &environment).map(|(_, value)| value.into()));
-        let key = access_key::read(&environment)?;
+        let key = secrets::access_key(&environment)?;
         Ok(SettingsSource::new(file, overrides, ProxyConfig::read(environment)?).with_key(key))
     }
 
@@ -65,7 +66,7 @@ impl FlagSettings {
                 let (variable, value) = from_environment(flag.name, environment)?;
                 Some((variable, value.to_string_lossy().into_owned()))
             })?;
-            Some(Override { path: setting.path, value, origin })
+            Some(Override { path: setting.path, value: value.into(), origin })
         };
         flags().into_iter().filter_map(find).collect()
     }
@@ -91,8 +92,9 @@ impl Args for FlagSettings {
 
 /// The variable and the default are only for the help.
 fn argument(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    let hint = if value == "FILE" { ValueHint::FilePath } else { ValueHint::Other };
     let argument = Arg::new(name).long(name).value_name(value).help(help).value_parser(value_parser!(OsString));
-    argument.env(variable(name)).hide_env_values(true)
+    argument.env(variable(name)).hide_env_values(true).value_hint(hint).help_heading("Settings")
 }
 
 impl FromArgMatches for FlagSettings {
@@ -145,7 +147,7 @@ fn from_environment(flag: &str, environment: &impl Fn(&str) -> Option<OsString>)
 /// All variables that the gateway reads, with this prefix.
 pub(super) fn known_variables() -> impl Iterator<Item = String> {
     let flags = flags().into_iter().map(|(_, flag)| flag.name);
-    std::iter::once(CONFIG).chain(flags).map(variable).chain(access_key::VARIABLES.map(str::to_owned))
+    std::iter::once(CONFIG).chain(flags).map(variable).chain(secrets::VARIABLES.map(str::to_owned))
 }
 
 /// The variables that have the prefix but are no settings. Kubernetes sets its own for a Service named
@@ -199,7 +201,15 @@ mod tests {
             ("--workspace-url", "https://w.example"),
             ("--appstream-url", "https://a.example"),
             ("--mode", "bypass"),
+            ("--cert-file", "c.pem"),
+            ("--key-file", "k.pem"),
+            ("--client-ca-file", "a.pem"),
+            ("--upstream-ca-file", "u.pem"),
+            ("--ttl", "7m"),
+            ("--log-format", "json"),
+            ("--log-level", "warn"),
         ];
+        assert_eq!(flags.len(), super::flags().len());
         let arguments: Vec<&str> = flags.iter().flat_map(|&(flag, value)| [flag, value]).collect();
         let variables: Vec<String> = flags.iter().map(|(flag, _)| variable(flag.trim_start_matches('-'))).collect();
         let environment: Vec<(&str, &str)> =

@@ -1,33 +1,37 @@
 //! The command line: parses it, runs the command and sets the exit code. The commands themselves are in the other
 //! files.
 
-mod access_key;
 mod announce;
 mod check_fleet;
 mod demo;
 mod flags;
+mod generate;
 mod health;
 mod inherit;
 mod probe;
 mod reload;
 mod runtime;
+mod secrets;
 mod serve;
 mod signals;
+mod simulate;
 mod supervisor;
 mod warnings;
 mod watchdog;
 
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 use flags::{FlagSettings, known_variables, unknown_variables};
 use http::HeaderMap;
+use simulate::Simulation;
 
 use crate::certificate::NotAfter;
 use crate::clock::Clock;
@@ -38,10 +42,16 @@ use crate::request::hop::Via;
 use crate::server::{ConnectionLimit, Server};
 use crate::telemetry::logs;
 
+/// The version and, if it is known, the commit (`build.rs`).
+const VERSION: &str = match option_env!("WORKSPACE_GATEWAY_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// A caching reverse proxy for the product-list APIs of Huawei Cloud Workspace.
 // No Debug for this type and `Command`: a header may be a credential.
 #[derive(Parser)]
-#[command(name = "workspace-gateway", version)]
+#[command(name = "workspace-gateway", version = VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -91,6 +101,16 @@ enum Command {
         #[arg(long, value_name = "MODE", default_value = "cache")]
         mode: String,
     },
+    /// Run only the simulated upstreams, and print how to use them with a gateway. Flags choose faults.
+    Simulate(Simulation),
+    /// Print the completions of a shell, such as: workspace-gateway completions bash
+    Completions { shell: Shell },
+    /// Write man pages, one for each command, to a folder.
+    Man {
+        /// The folder, such as /usr/local/share/man/man1. It is created if it does not exist.
+        #[arg(value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+        folder: PathBuf,
+    },
 }
 
 /// The exit code for wrong usage or configuration. Other failures exit with 1.
@@ -132,6 +152,9 @@ pub fn run() -> ExitCode {
             Ok(mode) => demo::run(once, mode),
             Err(message) => failure(USAGE, &format!("--mode: {message}")),
         },
+        Command::Simulate(simulation) => simulate::run(&simulation),
+        Command::Completions { shell } => generate::completions(shell, Cli::command()),
+        Command::Man { folder } => generate::man(&folder, Cli::command()),
     }
 }
 

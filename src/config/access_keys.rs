@@ -48,12 +48,7 @@ impl EnvironmentKey {
     /// Adds the key to a table of settings. If an entry has the same id, its secret is replaced, because the
     /// environment takes precedence over the file.
     pub(super) fn put_into(&self, table: &mut Table) {
-        let (place, value) = match &self.secret {
-            Secret::Inline(_) => return,
-            Secret::File(path) => ("file", path.to_string_lossy().into_owned()),
-            Secret::Environment(name) => ("env", name.clone()),
-        };
-        let secret = Value::Table(Table::from_iter([(place.to_owned(), Value::String(value))]));
+        let secret = self.secret.to_value();
         // `check_entries` refuses a value that is no list.
         let Value::Array(entries) = table.entry("access_key").or_insert_with(|| Value::Array(Vec::new())) else {
             return;

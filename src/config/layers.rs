@@ -61,7 +61,7 @@ impl Config {
             check_again(&table, key.origin);
         }
         for given in overrides {
-            set(&mut table, given.path, Value::String(given.value.clone()));
+            set(&mut table, given.path, given.value.clone());
             check_again(&table, given.origin.as_str());
         }
         // An error in the file is reported with its line and column.
@@ -146,7 +146,7 @@ pub(crate) fn metrics_address(given: Option<&Override>, file: Option<&Path>) -> 
     if let Some(Override { value, origin, .. }) = given {
         let wrong =
             |message| ConfigError::Invalid { origin: origin.clone(), message: format!("listen.metrics: {message}") };
-        return Ok(value.parse::<Address>().map_err(wrong)?.0);
+        return Ok(value.as_str().unwrap_or_default().parse::<Address>().map_err(wrong)?.0);
     }
     let named = |text: &str| {
         let table: Table = toml::from_str(text).ok()?;

@@ -64,7 +64,7 @@ pub const REFERENCE: &str = include_str!("../../config/workspace-gateway.toml");
 pub struct Override {
     /// The path in the file, such as `["listen", "proxy"]`.
     pub path: &'static [&'static str],
-    pub value: String,
+    pub value: toml::Value,
     /// The flag or variable, for errors.
     pub origin: String,
 }

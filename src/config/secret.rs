@@ -9,7 +9,7 @@ use constant_time_eq::constant_time_eq_32;
 use serde::de::Error as _;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use toml::Value;
+use toml::{Table, Value};
 
 use super::files::Files;
 use super::read_file::secret_path;
@@ -75,6 +75,16 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 impl Secret {
+    /// In the form of the file. An inline secret is in it.
+    pub(crate) fn to_value(&self) -> Value {
+        let (place, value) = match self {
+            Self::Inline(text) => return Value::String(text.clone()),
+            Self::File(path) => ("file", path.to_string_lossy().into_owned()),
+            Self::Environment(name) => ("env", name.clone()),
+        };
+        Value::Table(Table::from_iter([(place.to_owned(), Value::String(value))]))
+    }
+
     /// Reads the secret. Line breaks at its end are removed, because files often end with one.
     pub(super) fn look_up(&self, files: &mut Files) -> Result<String, String> {
         let (text, source) = match self {

@@ -56,9 +56,13 @@ settings! {
         pub insecure_plaintext: Insecure = RUN_TIME
             .with_flag("insecure-plaintext", "BOOL", "true allows plaintext beyond loopback: others can read tokens")
             .with_follow_ups(&[WarnAboutPlaintext]),
-        pub cert_file: Option<PathBuf> = RUN_TIME.with_follow_ups(&[WarnAboutPlaintext, WarnAboutCertificate]),
-        pub key_file: Option<PathBuf> = RUN_TIME,
-        pub client_ca_file: Option<PathBuf> = RUN_TIME,
+        pub cert_file: Option<PathBuf> = RUN_TIME
+            .with_flag("cert-file", "FILE", "PEM file with the certificate for clients, which must then use TLS")
+            .with_follow_ups(&[WarnAboutPlaintext, WarnAboutCertificate]),
+        pub key_file: Option<PathBuf> = RUN_TIME
+            .with_flag("key-file", "FILE", "PEM file with the private key of --cert-file"),
+        pub client_ca_file: Option<PathBuf> = RUN_TIME
+            .with_flag("client-ca-file", "FILE", "PEM file with the authorities of client certificates, which are then required"),
         pub path_prefixes: Vec<PathPrefix> = RUN_TIME,
         pub shared_addresses: Vec<Network> = RUN_TIME,
         pub fast_path: bool = RUN_TIME,
@@ -71,7 +75,8 @@ settings! {
         pub appstream_url: Option<BaseUrl> = RUN_TIME
             .with_flag("appstream-url", "URL", "The URL of Workspace Application, if not the region's public endpoint")
             .with_follow_ups(&[LogUpstream]),
-        pub ca_file: Option<PathBuf> = RUN_TIME,
+        pub ca_file: Option<PathBuf> = RUN_TIME
+            .with_flag("upstream-ca-file", "FILE", "PEM file with authorities to trust in addition to the system's"),
         pub connect_timeout: Span = RUN_TIME,
         pub first_byte_timeout: Span = RUN_TIME,
         pub answer_timeout: Span = RUN_TIME,
@@ -84,7 +89,7 @@ settings! {
     pub struct CacheSettings ["cache"] {
         pub max_size: Size = RESTART,
         pub max_body_size: Size = RUN_TIME,
-        pub ttl: Ttl = RUN_TIME,
+        pub ttl: Ttl = RUN_TIME.with_flag("ttl", "DURATION", "How long a response is fresh, unless upstream says otherwise"),
         pub ttl_jitter: Percent = RUN_TIME,
         pub stale_while_revalidate: Window = RUN_TIME,
         pub stale_if_error: Window = RUN_TIME,
@@ -135,8 +140,10 @@ settings! {
     }
 
     pub struct LogSettings ["log"] {
-        pub format: LogFormat = RESTART,
-        pub level: Level = RUN_TIME.with_follow_ups(&[SetLogLevel]),
+        pub format: LogFormat = RESTART.with_flag("log-format", "FORMAT", "text or json"),
+        pub level: Level = RUN_TIME
+            .with_flag("log-level", "LEVEL", "error, warn, info, debug or trace")
+            .with_follow_ups(&[SetLogLevel]),
         pub access: AccessLog = RUN_TIME,
     }
 }

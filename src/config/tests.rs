@@ -8,7 +8,7 @@ fn error(text: &str) -> String {
 }
 
 fn given(path: &'static [&'static str], value: &str) -> Override {
-    Override { path, value: value.to_owned(), origin: format!("--{}", path.join("-")) }
+    Override { path, value: value.into(), origin: format!("--{}", path.join("-")) }
 }
 
 #[test]

@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn the_proxy_configuration_survives_a_reload() {
         let proxy = |name: &str| (name == "https_proxy").then(|| "http://proxy:3128".into());
-        let region = Override { path: &["region"], value: "r-1".to_owned(), origin: "--region".to_owned() };
+        let region = Override { path: &["region"], value: "r-1".into(), origin: "--region".to_owned() };
         let mut source = SettingsSource::new(None, vec![region], ProxyConfig::read(proxy).unwrap());
         for _ in 0..2 {
             assert!(source.load().unwrap().proxy_config.has_proxy());
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn without_a_file_nothing_changes() {
-        let region = Override { path: &["region"], value: "r-1".to_owned(), origin: "--region".to_owned() };
+        let region = Override { path: &["region"], value: "r-1".into(), origin: "--region".to_owned() };
         let mut source = SettingsSource::new(None, vec![region], ProxyConfig::default());
         source.load().unwrap();
         assert!(!has_changed(&mut source) && source.file().is_none());

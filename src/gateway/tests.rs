@@ -13,7 +13,7 @@ use crate::simulator::Simulator;
 use http::HeaderValue;
 
 fn gateway(url: &str) -> Arc<Gateway> {
-    let set_url = |path| Override { path, value: url.to_owned(), origin: "test".to_owned() };
+    let set_url = |path| Override { path, value: url.into(), origin: "test".to_owned() };
     let overrides = [set_url(&["upstream", "workspace_url"]), set_url(&["upstream", "appstream_url"])];
     Gateway::new(&Config::from_layers("test.toml", "", &overrides).unwrap(), Clock::System).unwrap()
 }

@@ -16,6 +16,12 @@ use crate::signing::Authorization;
 pub(super) struct Behaviour {
     pub(super) delay: Duration,
     pub(super) fail_with: Option<StatusCode>,
+    /// How many of 100 requests fail by `fail_with` or `reset_connections`. `None`: all.
+    pub(super) failing_percent: Option<u8>,
+    /// The rest of `failing_percent` that no failure has used up yet.
+    owed_percent: u8,
+    /// In seconds, of the failures by `fail_with`.
+    pub(super) retry_after: Option<u32>,
     /// The credentials whose requests fail.
     fail_token: HashMap<String, StatusCode>,
     /// The length of the longest accepted token, and the status for longer ones.
@@ -84,15 +90,24 @@ impl Behaviour {
         };
     }
 
+    /// Whether the next request belongs to the part that fails.
+    fn is_failure_due(&mut self) -> bool {
+        let Some(percent) = self.failing_percent else { return true };
+        let owed = self.owed_percent.saturating_add(percent.min(100));
+        self.owed_percent = owed % 100;
+        owed >= 100
+    }
+
     /// The failure of the next request, if any. Counts the request towards the throttle.
     pub(super) fn forced(&mut self, headers: &HeaderMap) -> Option<Forced> {
-        if self.reset_connections {
+        let is_due = self.is_failure_due();
+        if self.reset_connections && is_due {
             return Some(Forced::Reset);
         }
         let length = headers.get(X_AUTH_TOKEN).map_or(0, |token| token.len());
         let too_long = self.token_length_limit.filter(|(longest, _)| length > *longest).map(|(_, status)| status);
         let of_token = || self.fail_token.get(credential(headers)?).copied();
-        if let Some(status) = too_long.or(self.fail_with).or_else(of_token) {
+        if let Some(status) = too_long.or(self.fail_with.filter(|_| is_due)).or_else(of_token) {
             return Some(Forced::Refuse(errors::of_status(status)));
         }
         let left = self.requests_left.as_mut()?;
@@ -134,6 +149,18 @@ mod tests {
         }
         behaviour.requests_left = None;
         assert_eq!(behaviour.forced(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_part_of_the_requests_fails() {
+        for (percent, failures) in [(Some(1), 1), (Some(30), 30), (Some(99), 99), (Some(100), 100), (None, 100)] {
+            let fail_with = Some(StatusCode::BAD_GATEWAY);
+            let mut behaviour = Behaviour { fail_with, failing_percent: percent, ..Behaviour::default() };
+            let failed: Vec<_> = (0..100).filter(|_| behaviour.forced(&HeaderMap::new()).is_some()).collect();
+            assert_eq!(failed.len(), failures, "{percent:?}");
+            let gaps: Vec<_> = failed.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            assert!(gaps.iter().max() <= gaps.iter().min().map(|gap| gap + 1).as_ref(), "spread evenly: {failed:?}");
+        }
     }
 
     #[test]

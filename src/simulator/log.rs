@@ -72,10 +72,10 @@ impl RequestLog {
         self.count.send_modify(|count| *count += 1);
     }
 
-    pub(super) fn clear(&self) {
+    pub(super) fn take(&self) -> Vec<RecordedRequest> {
         let mut requests = self.requests.lock();
-        requests.clear();
         self.count.send_replace(0);
+        requests.drain(..).collect()
     }
 
     pub(super) fn requests(&self) -> Vec<RecordedRequest> {
@@ -121,7 +121,7 @@ mod tests {
             log.record(request());
         }
         assert_eq!((log.requests().len(), log.count()), (MAX_REQUESTS, MAX_REQUESTS + 1));
-        log.clear();
+        assert_eq!(log.take().len(), MAX_REQUESTS);
         assert_eq!((log.requests().len(), log.count()), (0, 0));
     }
 }

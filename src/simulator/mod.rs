@@ -1,5 +1,5 @@
-//! Simulates both upstream services over real sockets, for `demo`, the tests and the benches. The gateway must not use
-//! it.
+//! Simulates both upstream services over real sockets, for `simulate`, `demo`, the tests and the benches. The gateway
+//! must not use it.
 //!
 //! This file is the interface: it starts the services, issues credentials, injects failures and reads the request log.
 //!
@@ -9,7 +9,7 @@
 //! the request. It verifies the signature of a request without a token, in the SDKs' usual scheme.
 //!
 //! ```text
-//! server      listeners, and the path of a request
+//! listeners   start, shut down and restart         server    connections, and the path of a request
 //! behaviour   injected delays, failures, barriers  tokens    issued tokens and their states
 //! log         the requests that were received      keys      access keys and their signatures
 //! products    the generated catalogue              errors    error responses
@@ -24,6 +24,7 @@ mod enforce;
 mod errors;
 mod keys;
 mod list;
+mod listeners;
 mod log;
 mod more_lists;
 mod products;
@@ -42,8 +43,7 @@ use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::task::JoinHandle;
+use tokio::net::TcpListener;
 
 use crate::catalogue::{Catalogue, Origin, Service};
 use crate::clock::Clock;
@@ -54,6 +54,7 @@ use behaviour::{Barrier, Behaviour};
 pub use changes::{ChangeUnit, Changes, History};
 pub use keys::IssuedKey;
 use keys::Keys;
+use listeners::Listeners;
 pub(crate) use log::RecordedRequest;
 use log::RequestLog;
 pub use quotas::{
@@ -75,15 +76,7 @@ pub struct Simulator {
 
 struct SimulatorInner {
     state: Arc<SimulatorState>,
-    listeners: Mutex<Vec<JoinHandle<()>>>,
-    /// Bound sockets without a listener: they reserve the addresses while the services are shut down.
-    vacant: Mutex<Vec<(Service, TcpSocket)>>,
-}
-
-impl Drop for SimulatorInner {
-    fn drop(&mut self) {
-        self.listeners.lock().iter().for_each(JoinHandle::abort);
-    }
+    listeners: Listeners,
 }
 
 impl Simulator {
@@ -94,7 +87,25 @@ impl Simulator {
     pub async fn start() -> io::Result<Self> {
         let workspace = TcpListener::bind(("127.0.0.1", 0)).await?;
         let appstream = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let mut catalogue = Catalogue::new(origin(&workspace)?, origin(&appstream)?, Vec::new());
+        let simulator = Self::new(origin(&workspace)?, origin(&appstream)?)?;
+        simulator.shared.listeners.listen(&simulator.shared.state, Some(Service::Workspace), workspace)?;
+        simulator.shared.listeners.listen(&simulator.shared.state, Some(Service::AppStream), appstream)?;
+        Ok(simulator)
+    }
+
+    /// Starts both services on this address.
+    ///
+    /// # Errors
+    /// When the address is in use or not of this machine, or there is no randomness for tokens.
+    pub async fn start_on(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let simulator = Self::new(origin(&listener)?, origin(&listener)?)?;
+        simulator.shared.listeners.listen(&simulator.shared.state, None, listener)?;
+        Ok(simulator)
+    }
+
+    fn new(workspace: Origin, appstream: Origin) -> io::Result<Self> {
+        let mut catalogue = Catalogue::new(workspace, appstream, Vec::new());
         more_lists::add_to(&mut catalogue)?;
         let state = Arc::new(SimulatorState {
             catalogue,
@@ -107,26 +118,12 @@ impl Simulator {
             log: RequestLog::default(),
             ids: RequestIds::new(Random::System.key("request ids")?),
         });
-        let shared = Arc::new(SimulatorInner { state, listeners: Mutex::default(), vacant: Mutex::default() });
-        let simulator = Self { shared };
-        simulator.listen(Service::Workspace, workspace);
-        simulator.listen(Service::AppStream, appstream);
-        Ok(simulator)
+        Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::default() }) })
     }
 
     /// Closes the listeners and their connections. Later connections are refused.
     pub async fn shut_down(&self) {
-        let listeners = std::mem::take(&mut *self.shared.listeners.lock());
-        for listener in listeners {
-            listener.abort();
-            // It ends with a cancellation error, as intended.
-            let _ = listener.await;
-        }
-        // If an address cannot be reserved, `restart` fails.
-        self.shared.vacant.lock().extend(Service::ALL.into_iter().filter_map(|service| {
-            let socket = self.reserve_address(service).ok()?;
-            Some((service, socket))
-        }));
+        self.shared.listeners.shut_down().await;
     }
 
     /// Listens on the same addresses again after [`shut_down`](Self::shut_down).
@@ -134,30 +131,7 @@ impl Simulator {
     /// # Errors
     /// When an address could not be reserved, or the services are running.
     pub fn restart(&self) -> io::Result<()> {
-        let vacant = std::mem::take(&mut *self.shared.vacant.lock());
-        if vacant.len() < Service::ALL.len() {
-            return Err(io::ErrorKind::AddrNotAvailable.into());
-        }
-        for (service, socket) in vacant {
-            self.listen(service, socket.listen(BACKLOG)?);
-        }
-        Ok(())
-    }
-
-    fn listen(&self, service: Service, listener: TcpListener) {
-        let listening = tokio::spawn(server::listen(Arc::clone(&self.shared.state), service, listener));
-        self.shared.listeners.lock().push(listening);
-    }
-
-    /// Binds a service's address without listening: connections are refused, and no other process can bind it.
-    fn reserve_address(&self, service: Service) -> io::Result<TcpSocket> {
-        let authority = self.shared.state.catalogue.origin(service).authority();
-        let address: SocketAddr = authority.as_str().parse().map_err(io::Error::other)?;
-        let socket = TcpSocket::new_v4()?;
-        // Connections that were just closed still occupy the address (TIME_WAIT).
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(socket)
+        self.shared.listeners.restart(&self.shared.state)
     }
 
     /// The URL of a service: `http://127.0.0.1:PORT`.
@@ -170,7 +144,7 @@ impl Simulator {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        server::serve(Arc::clone(&self.shared.state), service, stream).await;
+        server::serve(Arc::clone(&self.shared.state), Some(service), stream).await;
     }
 
     // Credentials.
@@ -183,6 +157,11 @@ impl Simulator {
     /// Issues a valid token of this length, in characters. Tokens shorter than about 16 characters may not be unique.
     pub fn token_of_length(&self, project_id: &str, length: usize) -> String {
         self.shared.state.tokens.lock().issue(project_id, length)
+    }
+
+    /// Adds a valid token that was created elsewhere.
+    pub fn add_token(&self, project_id: &str, token: &str) {
+        self.shared.state.tokens.lock().add(project_id, token);
     }
 
     /// Creates a permanent and unique access key for a project.
@@ -270,6 +249,17 @@ impl Simulator {
     /// The next requests get this status, and the documented error body if it is an error. `None`: no longer.
     pub fn fail_with(&self, status: Option<StatusCode>) {
         self.behaviour().fail_with = status;
+    }
+
+    /// Only this part of the requests fails by [`fail_with`](Self::fail_with) and
+    /// [`reset_connections`](Self::reset_connections), in percent and spread evenly. `None`: all.
+    pub fn fail_share(&self, percent: Option<u8>) {
+        self.behaviour().failing_percent = percent;
+    }
+
+    /// The next requests that fail by [`fail_with`](Self::fail_with) have this `Retry-After`, in seconds.
+    pub fn retry_after(&self, seconds: Option<u32>) {
+        self.behaviour().retry_after = seconds;
     }
 
     /// The next `after` requests are accepted, and those after them get 429. `None`: no longer.
@@ -420,7 +410,12 @@ impl Simulator {
 
     /// Clears the log and the count of requests.
     pub fn forget_requests(&self) {
-        self.shared.state.log.clear();
+        drop(self.take_requests());
+    }
+
+    /// The same. Returns what was in the log.
+    pub fn take_requests(&self) -> Vec<RecordedRequest> {
+        self.shared.state.log.take()
     }
 }
 
@@ -428,6 +423,3 @@ fn origin(listener: &TcpListener) -> io::Result<Origin> {
     let authority = Authority::try_from(listener.local_addr()?.to_string()).map_err(io::Error::other)?;
     Ok(Origin::new(Scheme::HTTP, authority))
 }
-
-/// The backlog of tokio's own listeners.
-const BACKLOG: u32 = 1024;

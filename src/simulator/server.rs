@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, ETAG, Entry, IF_NONE_MATCH, SERVER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_TYPE, ETAG, Entry, IF_NONE_MATCH, RETRY_AFTER, SERVER, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -74,7 +74,7 @@ impl SimulatorState {
 }
 
 /// Accepts connections until dropped, which closes them all.
-pub(super) async fn listen(state: Arc<SimulatorState>, service: Service, listener: TcpListener) {
+pub(super) async fn listen(state: Arc<SimulatorState>, service: Option<Service>, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
@@ -92,7 +92,7 @@ pub(super) async fn listen(state: Arc<SimulatorState>, service: Service, listene
 }
 
 /// Serves one connection until it closes.
-pub(super) async fn serve<IO>(state: Arc<SimulatorState>, service: Service, stream: IO)
+pub(super) async fn serve<IO>(state: Arc<SimulatorState>, service: Option<Service>, stream: IO)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -103,8 +103,13 @@ where
 }
 
 /// The path of a request. An error closes the connection without a response.
-async fn handle(state: &SimulatorState, service: Service, request: Request<Incoming>) -> io::Result<Response<AnyBody>> {
+async fn handle(
+    state: &SimulatorState,
+    service: Option<Service>,
+    request: Request<Incoming>,
+) -> io::Result<Response<AnyBody>> {
     let (head, body) = request.into_parts();
+    let service = service.unwrap_or_else(|| service_of(state, &head));
     // Looked up before the request is recorded: a barrier that a test raises when it sees this request is for the next
     // one.
     let recorded = recorded(service, &head, &body);
@@ -123,7 +128,11 @@ async fn handle(state: &SimulatorState, service: Service, request: Request<Incom
     let mut limits = HeaderMap::new();
     let result = match forced {
         Some(Forced::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
-        Some(Forced::Refuse(refusal)) => Err(refusal),
+        Some(Forced::Refuse(refusal)) => {
+            let retry_after = state.behaviour.lock().retry_after;
+            limits.extend(retry_after.map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds))));
+            Err(refusal)
+        }
         None => respond(state, service, &head, body, &mut limits).await,
     };
     let request_id = state.ids.next();
@@ -131,6 +140,15 @@ async fn handle(state: &SimulatorState, service: Service, request: Request<Incom
     response.headers_mut().extend(limits);
     add_headers(state, &mut response, request_id.as_str());
     Ok(response)
+}
+
+/// The service of a request's path. A path of neither service gets its 404 from Workspace.
+fn service_of(state: &SimulatorState, head: &Parts) -> Service {
+    match route::find(&state.catalogue, &head.method, head.uri.path()) {
+        Route::Operation(operation, _) => operation.service,
+        Route::PassThrough(service) => service,
+        Route::Unknown => Service::Workspace,
+    }
 }
 
 fn recorded(service: Service, head: &Parts, body: &Incoming) -> RecordedRequest {

@@ -68,9 +68,13 @@ impl Tokens {
         let mut bytes = vec![0; length];
         blake3::Hasher::new_keyed(&self.seed).update(&self.issued.to_le_bytes()).finalize_xof().fill(&mut bytes);
         let text: String = bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 64)])).collect();
-        let token = Token { bearer: Bearer::of(project_id), state: CredentialState::Valid };
-        self.known.insert(text.clone(), token);
+        self.add(project_id, &text);
         text
+    }
+
+    pub(super) fn add(&mut self, project_id: &str, text: &str) {
+        let token = Token { bearer: Bearer::of(project_id), state: CredentialState::Valid };
+        self.known.insert(text.to_owned(), token);
     }
 
     /// Changes nothing if the token was not issued.

@@ -86,7 +86,7 @@ impl Cases {
 
 /// The same for all cases, and for as long as the process lives.
 pub(crate) fn catalogue() -> &'static Catalogue {
-    let given = |path| Override { path, value: "http://u.test".to_owned(), origin: "test".to_owned() };
+    let given = |path| Override { path, value: "http://u.test".into(), origin: "test".to_owned() };
     let overrides = [given(&["upstream", "workspace_url"]), given(&["upstream", "appstream_url"])];
     Box::leak(Box::new(Config::from_layers("test", "", &overrides).unwrap().catalogue))
 }

@@ -143,7 +143,7 @@ impl Process {
     }
 
     /// Starts the command and waits for `ready`.
-    async fn start_command(command: Command) -> Self {
+    pub async fn start_command(command: Command) -> Self {
         let mut process = Self::spawn(command);
         let ready = process.wait_for_log("ready").await;
         let address = |name: &str| format!("http://{}", ready[name].as_str().unwrap());

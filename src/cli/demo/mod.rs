@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use super::failure;
 use super::runtime::block_on;
 use super::signals::StopSignals;
+use super::simulate::PROJECT;
 use crate::catalogue::Service;
 use crate::clock::Clock;
 use crate::config::{Config, Mode, Override};
@@ -31,7 +32,6 @@ use crate::simulator::{IssuedKey, RecordedRequest, Simulator};
 use crate::stream::BoxError;
 use steps::{DemoCaller, SETTINGS, Step, UpstreamState};
 
-const PROJECT: &str = "00000000000000000000000000000001";
 const LATENCY: Duration = Duration::from_millis(150);
 
 /// The maximum time for a background call to arrive. A longer time is a failure.
@@ -83,7 +83,7 @@ async fn run_steps(once: bool, mode: Mode) -> Result<ExitCode, BoxError> {
 
 /// The configuration of `serve`, with ports that the system chooses.
 fn config(simulator: &Simulator, mode: Mode, key: &IssuedKey) -> Result<Config, BoxError> {
-    let given = |path, value: &str| Override { path, value: value.to_owned(), origin: "demo".to_owned() };
+    let given = |path, value: &str| Override { path, value: value.into(), origin: "demo".to_owned() };
     Ok(Config::from_layers(
         "demo",
         &format!("{SETTINGS}\n[[access_key]]\nid = {:?}\nsecret = {:?}\n", key.id, key.secret),

@@ -50,7 +50,7 @@ pub(super) struct WarmGateway {
 impl WarmGateway {
     pub(super) async fn of(size: usize) -> Self {
         let body = Bytes::from(format!("{{\"products\":[\"{}\"]}}", "x".repeat(size)));
-        let given = |path| Override { path, value: "http://127.0.0.1:1".to_owned(), origin: "test".to_owned() };
+        let given = |path| Override { path, value: "http://127.0.0.1:1".into(), origin: "test".to_owned() };
         let overrides = [given(&["upstream", "workspace_url"]), given(&["upstream", "appstream_url"])];
         // Nothing expires while clients are slow.
         let settings = "[cache]\nttl = \"10h\"\n[grants]\ngrant_ttl = \"10h\"\n";
