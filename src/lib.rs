@@ -83,7 +83,7 @@
 //!   the records.
 //! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
 //!   replaces them.
-//! - [`simulator`] simulates both upstream services. `demo` runs it. The gateway does not depend on it.
+//! - [`simulator`] simulates both upstream services. `demo` and `simulate` run it. The gateway does not depend on it.
 //!
 //! # Invariants
 //!

@@ -33,7 +33,7 @@ fn each_command_has_a_man_page_without_warnings() {
     assert_eq!(code(&run(&["man", pages.to_str().unwrap()])), 0, "it creates the folder");
     let page = |name: &str| fs::read_to_string(pages.join(name)).unwrap();
     let main = page("workspace-gateway.1");
-    for command in ["serve", "check", "explain", "health", "demo", "completions", "man"] {
+    for command in ["serve", "check", "explain", "health", "demo", "init", "simulate", "completions", "man"] {
         assert!(main.contains(&format!(r"workspace\-gateway\-{command}(1)")), "{command}: {main}");
         assert!(page(&format!("workspace-gateway-{command}.1")).contains("SYNOPSIS"), "{command}");
     }

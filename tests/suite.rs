@@ -57,6 +57,7 @@ mod heads;
 mod health;
 mod http2;
 mod http2_edges;
+mod init;
 mod invalidation;
 mod isolation;
 mod keep_warm;

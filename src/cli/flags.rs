@@ -58,6 +58,15 @@ impl FlagSettings {
         Ok(SettingsSource::new(file, overrides, ProxyConfig::read(environment)?).with_key(key))
     }
 
+    /// The path for a new file, if one is given, and the settings for it.
+    pub(super) fn for_new_file(
+        self,
+        environment: &impl Fn(&str) -> Option<OsString>,
+    ) -> (Option<PathBuf>, Vec<Override>) {
+        let given = self.overrides(environment);
+        (self.config.or_else(|| from_environment(CONFIG, environment).map(|(_, value)| value.into())), given)
+    }
+
     fn overrides(&self, environment: &impl Fn(&str) -> Option<OsString>) -> Vec<Override> {
         let find = |(setting, flag): (&Setting, Flag)| {
             let given = self.flags.iter().find(|(name, _)| *name == flag.name);

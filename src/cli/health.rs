@@ -62,7 +62,7 @@ async fn check(address: SocketAddr, path: &str, limit: Duration) -> Result<(), S
 }
 
 /// The address to connect to. For a listener on all addresses this is loopback.
-fn reachable(listener: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listener: SocketAddr) -> SocketAddr {
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

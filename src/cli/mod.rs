@@ -8,6 +8,7 @@ mod flags;
 mod generate;
 mod health;
 mod inherit;
+mod init;
 mod probe;
 mod reload;
 mod runtime;
@@ -31,6 +32,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use flags::{FlagSettings, known_variables, unknown_variables};
 use http::HeaderMap;
+use init::Init;
 use simulate::Simulation;
 
 use crate::certificate::NotAfter;
@@ -101,6 +103,9 @@ enum Command {
         #[arg(long, value_name = "MODE", default_value = "cache")]
         mode: String,
     },
+    /// Write a configuration file, check it, probe upstream, and print what a client must change. Asks for what the flags
+    /// do not say. Further flags, such as --listen, become settings in the file.
+    Init(Init),
     /// Run only the simulated upstreams, and print how to use them with a gateway. Flags choose faults.
     Simulate(Simulation),
     /// Print the completions of a shell, such as: workspace-gateway completions bash
@@ -152,6 +157,7 @@ pub fn run() -> ExitCode {
             Ok(mode) => demo::run(once, mode),
             Err(message) => failure(USAGE, &format!("--mode: {message}")),
         },
+        Command::Init(init) => init::run(init),
         Command::Simulate(simulation) => simulate::run(&simulation),
         Command::Completions { shell } => generate::completions(shell, Cli::command()),
         Command::Man { folder } => generate::man(&folder, Cli::command()),

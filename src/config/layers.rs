@@ -123,7 +123,8 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-fn set(table: &mut Table, path: &[&str], value: Value) {
+/// Sets the value at a path.
+pub(crate) fn set(table: &mut Table, path: &[&str], value: Value) {
     match path {
         [] => {}
         [name] => {

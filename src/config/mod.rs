@@ -46,7 +46,7 @@ pub use error::ConfigError;
 use files::Files;
 use fleet::FleetConfig;
 use keep_warm::KeepWarm;
-pub(crate) use layers::metrics_address;
+pub(crate) use layers::{metrics_address, set};
 use secret::AdminToken;
 pub(crate) use settings::Settings;
 pub(crate) use units::Size;
