@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests the .deb in a bare Debian root under chroot, and that the .rpm has the same files.
+"""Tests the .deb in a bare Debian root under chroot, and that the .rpm has the same files and leaves nothing either.
 
 Three commands lead to a first hit: the installation, `simulate` and `serve`. Then the unit's ExecStart line runs with
 the installed configuration, as a user without rights. systemctl is a script that logs its arguments. After a
@@ -151,8 +151,8 @@ def check_unit(machine, serve, curl):
             expect("and answers a hit", status == 200 and re.search(r"; hit\b", cache_status), cache_status)
 
 
-def check_scripts(machine, deb):
-    """The scripts of the package, with a systemctl that logs its arguments."""
+def check_scripts(machine, deb, rpm):
+    """The scripts of the packages, with a systemctl that logs its arguments."""
     log = machine.root / "systemctl.log"
     (machine.root / "run/systemd/system").mkdir(parents=True)
     systemctl = machine.root / "usr/bin/systemctl"
@@ -177,8 +177,17 @@ def check_scripts(machine, deb):
     (machine.root / f"var/cache/{NAME}").symlink_to(f"private/{NAME}")
     (cache / "snapshot").write_text("x")
     machine.run("dpkg", "--purge", NAME)
-    left = [path for path in machine.files() if path != f"/{deb.name}"]
-    expect("a purge leaves nothing", left == [], left)
+    (machine.root / deb.name).unlink()
+    expect("a purge leaves nothing", machine.files() == [], machine.files())
+
+    log.write_text("")
+    manager = ["rpm", "--root", machine.root]
+    subprocess.run([*manager, "--install", "--nodeps", rpm], check=True, capture_output=True)
+    expect("the program of the .rpm runs", NAME in machine.run(NAME, "--version"))
+    subprocess.run([*manager, "--erase", NAME], check=True, capture_output=True)
+    called = log.read_text()
+    expect("its removal stops and disables the units", called.endswith(stops), called)
+    expect("and leaves nothing", machine.files() == [], machine.files())
 
 
 def check_files(machine):
@@ -208,7 +217,8 @@ def check_rpm(rpm, files):
     # Each system has its own folder for zsh.
     expected = {path.replace("/zsh/vendor-completions/", "/zsh/site-functions/") for path in files}
     licence, copyright = f"/usr/share/licenses/{NAME}/LICENSE", f"/usr/share/doc/{NAME}/copyright"
-    listed = set(query("--list").splitlines())
+    modes = [line.split(" ", 1) for line in query("--queryformat", "[%{FILEMODES:perms} %{FILENAMES}\n]").splitlines()]
+    listed = {path for mode, path in modes if not mode.startswith("d")}
     different = listed ^ expected
     expect("the .rpm has the files of the .deb, and its own licence", different == {licence, copyright}, different)
     configuration = set(query("--configfiles").splitlines())
@@ -225,9 +235,10 @@ def check_release(folder):
     [bill] = folder.glob("*.cdx.json")
     bill = json.loads(bill.read_text())
     # The bill may list more: cargo-cyclonedx does not know which optional dependencies are left out.
-    tree = ["cargo", "tree", "--locked", "--edges=normal,build", "--prefix=none", "--format={p}", "--manifest-path"]
-    shown = subprocess.run([*tree, ROOT / "Cargo.toml"], check=True, capture_output=True, text=True).stdout
-    needed = {tuple(line.split()[:2]) for line in shown.splitlines()}
+    tree = ["cargo", "tree", "--locked", "--edges=normal,build", "--prefix=none", "--format={p}"]
+    tree += [f"--target={processor}-unknown-linux-gnu" for processor in ("x86_64", "aarch64")]
+    shown = subprocess.run(tree, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    needed = {tuple(line.split()[:2]) for line in shown.splitlines() if line}
     listed = {(part["name"], f"v{part['version']}") for part in [bill["metadata"]["component"], *bill["components"]]}
     expect(f"the bill of materials has all {len(needed)} crates of the program", needed <= listed, needed - listed)
     expect("and the C library", "glibc" in {name for name, _ in listed})
@@ -242,7 +253,7 @@ def main():
     serve, curl = check_first_hit(machine, deb)
     check_rpm(rpm, check_files(machine))
     check_unit(machine, serve, curl)
-    check_scripts(machine, deb)
+    check_scripts(machine, deb, rpm)
 
 
 if __name__ == "__main__":
