@@ -19,7 +19,9 @@ use crate::catalogue::{Forwarded, Operation, Sharing};
 use crate::config::ttl;
 use crate::request::BypassReason;
 use crate::request::caller::Credential;
-use crate::request::decide::{Action, AuthorizationAction, Bypass, Decision, Facts, Plan, Presentation, Rules, decide};
+use crate::request::decide::{
+    Action, AuthorizationAction, Bypass, Decision, Facts, Plan, Presentation, Rules, decide, is_for_none,
+};
 use crate::request::forwarded;
 use crate::request::key::RequestKey;
 use crate::request::rejection::Rejection;
@@ -174,12 +176,15 @@ pub(crate) fn explain(
     let (mut head, facts) = request(&explained, context.listen)?;
     let decision =
         validate::normalize(&mut head).map_err(Rejection::Invalid).and_then(|()| decide(&mut head, facts, rules));
+    let near = Some(rules.catalogue).filter(|_| is_for_none(&decision));
+    let near = near.and_then(|catalogue| catalogue.near_miss(&head.method, head.uri.path()));
+    let almost = near.map(|near| format!(". It is {near}")).unwrap_or_default();
     let plan = match decision {
         Ok(Decision::Proceed(plan)) => plan,
         Ok(Decision::AnswerOptions) => {
             return Ok(Explanation::of("answered 200 here, with the methods that the gateway relays".to_owned()));
         }
-        Err(rejection) => return Ok(Explanation::rejected(rejection)),
+        Err(rejection) => return Ok(Explanation::rejected(rejection, &almost)),
     };
     let Plan { service, presentation: Presentation { credential, received_uri, authorization }, action } = plan;
     let project = route::project(rules.catalogue, head.uri.path());
@@ -222,7 +227,8 @@ pub(crate) fn explain(
             (verdict, Decided::Relayed { reason: reason.into_str() }, bypass.key)
         }
         Action::PassThrough => {
-            let verdict = format!("relayed to {}: not an operation, so streamed and never stored", service.as_str());
+            let service = service.as_str();
+            let verdict = format!("relayed to {service}: not an operation, so streamed and never stored{almost}");
             (verdict, Decided::Relayed { reason: "pass-through" }, None)
         }
     };
@@ -380,9 +386,10 @@ impl Explanation {
         Self { verdict, decided, rewritten_to: None, operation: None, signature: None, forwarded_to: None }
     }
 
-    fn rejected(rejection: Rejection) -> Self {
+    fn rejected(rejection: Rejection, almost: &str) -> Self {
         let (status, reason) = (rejection.status().as_u16(), rejection.as_str());
-        let verdict = format!("answered {status} here, and not sent upstream: {reason}: {}", rejection.describe());
+        let verdict =
+            format!("answered {status} here, and not sent upstream: {reason}: {}{almost}", rejection.describe());
         Self { decided: Decided::Refused { status, reason }, ..Self::of(verdict) }
     }
 }

@@ -22,6 +22,7 @@ mod charge;
 mod claim;
 mod classify;
 mod coalesce;
+mod conditions;
 mod connection;
 mod denial;
 mod fetch;
@@ -211,8 +212,7 @@ impl Gateway {
         response.map(|content| ReplyBody::new(content, record, charge))
     }
 
-    /// Decides what to do with a request and does it: answers it from memory, fetches, or relays. `fingerprint` is
-    /// that of the head, if the fast path may remember it.
+    /// Decides what to do with a request, and does it. `fingerprint` is the head's, if the fast path may remember it.
     async fn process<B>(
         self: &Arc<Self>,
         mut head: Parts,
@@ -227,7 +227,9 @@ impl Gateway {
     {
         let active = self.active();
         let facts = Facts { local: connection.local, has_body: !body.is_end_stream() };
-        let Plan { service, presentation, action } = match decide(&mut head, facts, self.rules(&active)) {
+        let decision = decide(&mut head, facts, self.rules(&active));
+        self.observer.near_miss(active.catalogue(), &head, &decision);
+        let Plan { service, presentation, action } = match decision {
             Ok(Decision::Proceed(plan)) => plan,
             Ok(Decision::AnswerOptions) => {
                 record.set_outcome(Outcome::Refused, "options");
@@ -281,8 +283,7 @@ impl Gateway {
     }
 
     /// Answers a request for an operation from memory, or from a flight. If the result of the flight is not for this
-    /// caller, looks up again. Returns `None` if the response is too large to buffer, so that the request has to be
-    /// relayed.
+    /// caller, looks up again. Returns `None` if the response is too large to buffer: relay the request.
     async fn look_up_or_fetch(
         self: &Arc<Self>,
         request: &CacheRequest,

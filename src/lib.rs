@@ -52,7 +52,8 @@
 //! (`server/shutdown.rs`). Each process proves its callers anew. The new one may read the snapshot of the old one.
 //!
 //! `admin/` is the operator's interface; `admin/guard.rs` controls access. Its figures come from the metrics that
-//! Prometheus gets. [`telemetry::events`] keeps recent events.
+//! Prometheus gets. [`telemetry::events`] keeps recent events, [`telemetry::history`] an hour of samples, and
+//! [`telemetry::conditions`] decides what is wrong.
 //!
 //! [`cache::freshness`] decides how long an entry is fresh, and [`cache::lifetime`] reads what upstream says about
 //! it. [`cache::backoffs`] decides when the gateway does not call upstream. An entry is fresh, then stale while it is

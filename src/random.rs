@@ -1,5 +1,5 @@
 //! Random keys, ids and jitter. No other file may get random bytes from the system, so that a test can replace all of
-//! them by a seed. (Maps of std have their own random keys. No response depends on these.)
+//! them by a seed. (Hash maps have their own random seeds. No response depends on these.)
 
 use std::fmt;
 use std::io;
@@ -8,6 +8,13 @@ use std::sync::Arc;
 use blake3::{Hasher, OutputReader};
 
 use crate::sync::Mutex;
+
+/// A map on the path of each upstream call. A call looks up its caller, address and connection some hundred times, which
+/// took a tenth of its instructions with the hasher of std (SipHash).
+///
+/// foldhash is the hasher of hashbrown. Its seed is random in each process and differs between maps. Nobody outside sees
+/// an order or a hash, so that a client cannot search for keys that collide.
+pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// The source of random bytes.
 #[derive(Clone)]

@@ -52,7 +52,9 @@ pub mod proxy_config {
     pub use crate::proxy_config::ProxyConfig;
 }
 pub mod fast_path {
-    pub use crate::fast_path::{HeadScanner, MAX_HEADS, Responder, ResponderState, is_repeatable};
+    pub use crate::fast_path::{
+        HeadScanner, MAX_HEADS, Responder, ResponderState, is_repeatable, split_head, split_parsed_head,
+    };
 }
 pub mod gateway {
     pub use crate::gateway::{Connection, Gateway, Hint, HintSink, REQUEST_IDS};
@@ -136,6 +138,9 @@ pub mod stream {
     pub use crate::stream::{BoxError, StreamBody, nothing, stream};
 }
 pub mod telemetry {
+    pub mod conditions {
+        pub use crate::telemetry::conditions::Cause;
+    }
     pub mod logs {
         pub use crate::telemetry::logs::begin;
     }

@@ -117,6 +117,17 @@ async fn explain_shows_how_a_request_would_be_handled() {
     assert_eq!(with_plus["operation"]["bypass"][1]["reason"], "plus");
     assert!(explain("/v2/p/desktops").await.json()["verdict"].as_str().unwrap().contains("relayed to workspace"));
     assert!(explain("/nope").await.json()["verdict"].as_str().unwrap().contains("404"));
+    // What a request is almost for, whether it is relayed or gets a 404.
+    for (url, near) in [
+        ("/v2/p/products/", "almost one for ListProducts (/v2/{project_id}/products), but the path ends with a slash"),
+        (
+            "/p/products/sharer",
+            "almost one for ListSharerProducts (/v2/{project_id}/products/sharer), but the path begins",
+        ),
+    ] {
+        let verdict = explain(url).await.json()["verdict"].as_str().unwrap().to_owned();
+        assert!(verdict.contains(near), "{url}: {verdict}");
+    }
     for wrong in ["", "not a url", "nope"] {
         assert_eq!(explain(wrong).await.status(), StatusCode::BAD_REQUEST, "{wrong}");
     }

@@ -30,7 +30,7 @@ async fn without_requests_the_status_has_empty_figures() {
     let status = status(&world).await;
     assert_eq!(
         status["savings"],
-        json!({ "answered": 0, "hits": 0, "hit_ratio": null, "upstream_calls": 0, "calls_saved": 0, "seconds_saved": null })
+        json!({ "answered": 0, "hits": 0, "coalesced": 0, "hit_ratio": null, "upstream_calls": 0, "calls_saved": 0, "seconds_saved": null })
     );
     assert_eq!(status["upstream"].as_array().unwrap().len(), 2);
     for upstream in status["upstream"].as_array().unwrap() {
@@ -75,6 +75,12 @@ async fn the_status_figures_equal_the_metrics() {
     let operations = status["requests"]["operations"].as_array().unwrap();
     let list = operations.iter().find(|it| it["operation"] == "ListProducts").unwrap();
     assert_eq!(list["results"], json!({ "bypass": 1, "hit": 3, "miss": 2 }));
+    assert_eq!((&list["misses"]["no-grant"], &list["bypasses"]["repeated-parameter"]), (&json!(2), &json!(1)));
+    let percentile = |name: &str| list["latency"][name].as_f64().unwrap();
+    assert!(percentile("hits99") >= percentile("hits50") && percentile("others50") > 0.0, "{list}");
+    let sharer = operations.iter().find(|it| it["operation"] == "ListSharerProducts").unwrap();
+    assert_eq!((&sharer["latency"]["hits50"], &sharer["misses"]["no-grant"]), (&Value::Null, &json!(0)));
+    assert_eq!(status["requests"]["statuses"], json!({ "2xx": 6, "3xx": 0, "4xx": 1, "5xx": 0 }));
     assert_eq!(operations.len(), 3);
     let latency = &status["latency"];
     assert_eq!((&latency["hits"]["count"], &latency["others"]["count"]), (&json!(3), &json!(2)));
@@ -95,6 +101,33 @@ async fn the_status_figures_equal_the_metrics() {
     assert_eq!(workspace["url"], world.simulator.url(Service::Workspace));
     assert_eq!(workspace["count"], 4);
     assert_eq!(workspace["requests"]["401"], metric("upstream_requests_total{service=\"workspace\",status=\"401\"}"));
+}
+
+#[tokio::test]
+async fn the_history_has_samples_whether_or_not_anybody_looks() {
+    let world = World::new().await;
+    let history = async |query: &str| world.http.get(&world.admin_url(&format!("/history{query}"))).await;
+    assert_eq!(history("").await.json()["samples"], json!([]));
+    for _ in 0..3 {
+        world.get(LIST).await;
+    }
+    world.clock.advance(Duration::from_secs(10));
+    world.server.gateway().observer().take_sample();
+    world.get("/v2/PROJECT/desktops").await;
+    world.clock.advance(Duration::from_secs(20));
+    world.server.gateway().observer().take_sample();
+    let all = history("").await.json();
+    let sample = |index: usize, field: &str| all["samples"][index][field].as_f64().unwrap();
+    assert_eq!(["hits", "others", "passed"].map(|field| sample(0, field)), [2.0, 1.0, 0.0]);
+    assert_eq!(["number", "hits", "passed"].map(|field| sample(1, field)), [2.0, 0.0, 1.0]);
+    assert!((10.0..11.0).contains(&sample(0, "end")) && (30.0..31.0).contains(&sample(1, "end")), "{all}");
+    assert!(sample(0, "hits50") > 0.0 && sample(0, "others99") >= sample(0, "others50"), "{all}");
+    assert_eq!((&all["samples"][1]["hits50"], &all["interval_seconds"]), (&Value::Null, &json!(10)));
+    let rest = history("?after=1").await.json();
+    assert_eq!((rest["samples"].as_array().unwrap().len(), &rest["samples"][0]["number"]), (1, &json!(2)));
+    for wrong in ["?after=x", "?after=-1", "?after=1&after=1", "?before=1"] {
+        assert_eq!(history(wrong).await.status(), StatusCode::BAD_REQUEST, "{wrong}");
+    }
 }
 
 #[tokio::test]

@@ -127,7 +127,10 @@ async fn a_signature_that_covers_the_gateways_host_is_not_forwarded() {
         assert!(message.contains("X-Auth-Token"), "{message}");
     }
     assert_eq!(world.upstream_calls(), 0);
-    assert_eq!(world.metric("workspace_gateway_bypasses_total{reason=\"unverified-signature\"}"), 0.0);
+    assert_eq!(
+        world.metric("workspace_gateway_bypasses_total{operation=\"ListProducts\",reason=\"unverified-signature\"}"),
+        0.0
+    );
 
     // With a token the request is valid without the signature.
     let reply = world.get_with("/v2/PROJECT/desktops", &[("authorization", bound)]).await;

@@ -288,7 +288,7 @@ async fn a_response_larger_than_max_body_size_is_streamed() {
         assert!(reply.body().len() > 1024 && reply.products() > 0);
         assert_eq!(reply.cache_status(), "workspace-gateway; fwd=bypass; detail=too-large");
     }
-    assert_eq!(world.metric("workspace_gateway_bypasses_total{reason=\"too-large\"}"), 2.0);
+    assert_eq!(world.metric("workspace_gateway_bypasses_total{operation=\"ListProducts\",reason=\"too-large\"}"), 2.0);
 }
 
 #[tokio::test]

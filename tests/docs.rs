@@ -11,6 +11,7 @@ use workspace_gateway::testing::config::table::{Applies, Setting};
 use workspace_gateway::testing::request::BypassReason;
 use workspace_gateway::testing::request::validate::Invalid;
 use workspace_gateway::testing::signing::ring::SignatureRejection;
+use workspace_gateway::testing::telemetry::conditions::Cause;
 use workspace_gateway::testing::telemetry::events::Event;
 use workspace_gateway::testing::telemetry::outcome::Outcome;
 use workspace_gateway::testing::upstream::Failure;
@@ -152,11 +153,17 @@ fn every_result_and_reason_has_a_row() {
     }
 }
 
+/// The text of a section of deploy/operating.md.
+fn section(heading: &str) -> &'static str {
+    let (_, rest) = OPERATING.split_once(&format!("\n{heading}\n")).unwrap();
+    rest.split("\n### ").next().unwrap()
+}
+
 #[test]
 fn every_event_is_documented_with_its_level_meaning_and_action() {
     for &event in Event::VARIANTS {
         let row = format!("| `{}` | ", event.into_str());
-        let row = OPERATING
+        let row = section("### Events")
             .lines()
             .find_map(|line| line.strip_prefix(&row))
             .unwrap_or_else(|| panic!("{}", event.into_str()));
@@ -165,6 +172,14 @@ fn every_event_is_documented_with_its_level_meaning_and_action() {
         let is_warning = event.is_bad() && event != Event::Denial;
         assert_eq!(cells[0], if is_warning { "`warn`" } else { "`info`" }, "{row}");
         assert!(cells.len() == 3 && !(is_warning && cells[2].starts_with("none")), "{row}");
+    }
+}
+
+#[test]
+fn every_condition_is_documented() {
+    for cause in Cause::VARIANTS.iter().map(|cause| cause.into_str()).chain(["no-data"]) {
+        let row = format!("| `{cause}` | ");
+        assert!(section("### What is wrong").lines().any(|line| line.starts_with(&row)), "{cause}");
     }
 }
 

@@ -48,6 +48,23 @@ impl Fixture {
 }
 
 #[tokio::test]
+async fn a_near_miss_is_one_line_with_the_template_and_no_path() {
+    let fixture = Fixture::start("log-near-miss", "").await;
+    for target in ["products/", "products/?limit=1", "products/", "desktops/"] {
+        fixture.get(target).await;
+    }
+    let lines = fixture.lines("near-miss").await;
+    let words = "a request is almost one for ListProducts (/v2/{project_id}/products), but the path ends with a slash";
+    let shown = lines.iter().map(|line| (&line["level"], &line["message"], &line["count"])).collect::<Vec<_>>();
+    // What was counted is logged when the process ends.
+    assert_eq!(
+        shown,
+        [1, 2].map(|count| (json!("INFO"), json!(words), json!(count))).each_ref().map(|(a, b, c)| (a, b, c))
+    );
+    assert!(lines.iter().all(|line| !line.to_string().contains(PROJECT)), "{lines:?}");
+}
+
+#[tokio::test]
 async fn an_outage_is_one_warning_and_its_end_counts_the_failed_calls() {
     let mut fixture = Fixture::start("log-outage", "").await;
     let before = fixture.simulator.request_count();

@@ -303,6 +303,7 @@ fn steps_of_the_path_do_not_call_each_other() {
         "fleet_log",
         "fleet_setup",
         "assemble",
+        "conditions",
         "inspect",
         "reload",
         "parts",

@@ -42,7 +42,7 @@ async fn the_metrics_page_shows_what_happened() {
         "workspace_gateway_upstream_requests_total{service=\"workspace\",status=\"200\"} 3",
         "workspace_gateway_upstream_duration_seconds_count{service=\"workspace\"} 3",
         "workspace_gateway_upstream_requests_in_flight{service=\"workspace\"} 0",
-        "workspace_gateway_bypasses_total{reason=\"plus\"} 1",
+        "workspace_gateway_bypasses_total{operation=\"ListProducts\",reason=\"plus\"} 1",
         "workspace_gateway_unstored_responses_total{reason=\"not-json\"} 0",
         "workspace_gateway_coalesced_waiters 0",
         "workspace_gateway_entries 1",

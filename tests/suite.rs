@@ -26,6 +26,7 @@ mod clients;
 mod clocks;
 mod coalescing;
 mod commands;
+mod conditions;
 mod denials;
 mod deploy;
 mod divergence;

@@ -17,6 +17,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/charts.js"),
     include_str!("page/tables.js"),
     include_str!("page/quotas.js"),
+    include_str!("page/conditions.js"),
     include_str!("page/page.js"),
 );
 

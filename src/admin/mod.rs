@@ -7,9 +7,11 @@ mod entries;
 mod explain;
 mod fleet_status;
 mod guard;
+mod history;
 mod operator;
 mod probes;
 mod purge;
+mod quota_status;
 mod status;
 
 use bytes::Bytes;

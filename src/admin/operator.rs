@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::document::Document;
 use super::guard::AccessDenied;
-use super::{Endpoint, Page, READ, entries, explain, find, guard, json as json_page, purge, status, text};
+use super::{Endpoint, Page, READ, entries, explain, find, guard, history, json as json_page, purge, status, text};
 use crate::budget::{Account, ConnectionClass};
 use crate::config::Mode;
 use crate::config::enums::Level;
@@ -40,7 +40,7 @@ enum OperatorHandler {
 use OperatorHandler::{Blocking, Immediate, Value};
 
 /// `deploy/operating.md` describes them.
-const ENDPOINTS: [Endpoint<OperatorHandler>; 8] = [
+const ENDPOINTS: [Endpoint<OperatorHandler>; 9] = [
     Endpoint {
         path: "/",
         allow: READ,
@@ -52,6 +52,12 @@ const ENDPOINTS: [Endpoint<OperatorHandler>; 8] = [
         allow: READ,
         help: "the figures and events of the status page, in JSON",
         handler: Immediate(|operator, _| status::page(&operator.gateway, operator.proxy)),
+    },
+    Endpoint {
+        path: "/history",
+        allow: READ,
+        help: "samples of the last hour, for the charts of the status page, in JSON (?after=NUMBER)",
+        handler: Immediate(|operator, query| history::page(&operator.gateway, query)),
     },
     Endpoint {
         path: "/cache/entries",

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
 use serde::Serialize;
@@ -12,11 +12,13 @@ use strum::VariantArray;
 
 use super::counts::{Counts, by, gauge};
 use super::fleet_status::FleetSummary;
+use super::quota_status::{QuotaPolicySummary, QuotaSummary};
 use super::{Page, json};
 use crate::cache::staleness::{Answers, OperationStaleness, ProjectStaleness};
-use crate::catalogue::{Operation, QuotaPolicy, Service};
+use crate::catalogue::{Operation, Service};
 use crate::config::Mode;
-use crate::gateway::{ActiveConfig, Gateway, LimitState};
+use crate::gateway::{ActiveConfig, Gateway};
+use crate::telemetry::conditions::Condition;
 use crate::telemetry::events::RecordedEvent;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
@@ -33,6 +35,8 @@ struct Status {
     /// Where clients connect.
     proxy: String,
     log_level: Option<String>,
+    /// What is wrong now, the worst first.
+    conditions: Vec<ConditionSummary>,
     savings: SavingsSummary,
     requests: Requests,
     latency: Latency,
@@ -54,9 +58,21 @@ struct Status {
 }
 
 #[derive(Serialize)]
+struct ConditionSummary {
+    cause: &'static str,
+    severity: &'static str,
+    service: Option<&'static str>,
+    what: String,
+    advice: &'static str,
+    since_seconds: Option<f64>,
+    until_seconds: Option<f64>,
+}
+
+#[derive(Serialize)]
 struct SavingsSummary {
     answered: u64,
     hits: u64,
+    coalesced: u64,
     hit_ratio: Option<f64>,
     upstream_calls: u64,
     calls_saved: u64,
@@ -68,6 +84,8 @@ struct Requests {
     in_flight: u64,
     connections: u64,
     results: Counts,
+    /// By class: `2xx` to `5xx`, or `none` if the client disconnected before there was one.
+    statuses: Counts,
     operations: Vec<OperationResults>,
 }
 
@@ -75,6 +93,18 @@ struct Requests {
 struct OperationResults {
     operation: String,
     results: Counts,
+    misses: Counts,
+    bypasses: Counts,
+    latency: Percentiles,
+}
+
+/// In seconds, since the start; `None` without such a request.
+#[derive(Serialize)]
+struct Percentiles {
+    hits50: Option<f64>,
+    hits99: Option<f64>,
+    others50: Option<f64>,
+    others99: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -100,37 +130,6 @@ struct CacheSummary {
     uncacheable_keys: u64,
     private_scopes: u64,
     refreshes: u64,
-}
-
-/// A limit of upstream that is known.
-#[derive(Serialize)]
-struct QuotaSummary {
-    service: &'static str,
-    policy: &'static str,
-    /// For a limit of one operation.
-    operation: Option<String>,
-    calls: u32,
-    window_seconds: f64,
-    /// The calls that count now. For limits by user or application: of the caller with the fewest remaining.
-    used: u32,
-    remaining: u32,
-    /// How long it is until the next call can be sent; 0 if one can be sent now.
-    free_in_seconds: f64,
-    is_configured: bool,
-    /// Whether it holds back proved callers that have not met it.
-    binds_all: bool,
-}
-
-/// What the limits of one policy have done since the start.
-#[derive(Serialize)]
-struct QuotaPolicySummary {
-    /// Calls that they hold back now.
-    waiting: u64,
-    /// Calls that they have held back, if a client waited for them.
-    waits: u64,
-    wait_seconds: f64,
-    refused_by_upstream: u64,
-    refused_by_gateway: u64,
 }
 
 /// What is held for clients, without the cache.
@@ -233,6 +232,7 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
         mode: gateway.mode(),
         proxy: format!("{}://{proxy}", if active.settings().listen.has_tls() { "https" } else { "http" }),
         log_level: logs::level().map(|level| level.to_string()),
+        conditions: gateway.conditions().into_iter().map(|it| condition(it, gateway.now())).collect(),
         savings: savings(&series),
         requests: Requests {
             in_flight: gauge(&metrics.in_flight),
@@ -242,7 +242,8 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
                 .map(|outcome| outcome.into_str())
                 .map(|result| (result.to_owned(), series.requests.sum(&[("result", result)])))
                 .collect(),
-            operations: by(&metrics.fetches, "operation").into_keys().map(|name| operation(&series, name)).collect(),
+            statuses: statuses(&series),
+            operations: operations(metrics, &series),
         },
         latency: latency(&series),
         cache: CacheSummary {
@@ -272,8 +273,8 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
             calls: by(&metrics.keep_warm_calls, "result"),
         },
         upstream: active.catalogue().services().map(|service| upstream(gateway, &active, service)).collect(),
-        quotas: gateway.limits().into_iter().flat_map(|(service, states)| quotas(service, states)).collect(),
-        quota_policies: QuotaPolicy::VARIANTS.iter().map(|policy| quota_policy(metrics, policy.into_str())).collect(),
+        quotas: gateway.limits().into_iter().flat_map(|(service, states)| QuotaSummary::of(service, states)).collect(),
+        quota_policies: QuotaPolicySummary::of(metrics),
         fleet: gateway
             .fleet_state()
             .zip(gateway.fleet_keys())
@@ -286,32 +287,16 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
     }
 }
 
-fn quotas(service: Service, states: Vec<LimitState>) -> impl Iterator<Item = QuotaSummary> {
-    states.into_iter().map(move |state| QuotaSummary {
-        service: service.as_str(),
-        policy: state.policy.into_str(),
-        operation: state.operation.map(|operation| operation.to_string()),
-        calls: state.quota.calls,
-        window_seconds: state.quota.window.as_secs_f64(),
-        used: state.used,
-        remaining: state.remaining,
-        free_in_seconds: state.free_in.as_secs_f64(),
-        is_configured: state.is_configured,
-        binds_all: state.binds_all,
-    })
-}
-
-fn quota_policy(metrics: &Metrics, policy: &'static str) -> (&'static str, QuotaPolicySummary) {
-    let waits = Series::of(&metrics.quota_wait).histogram(&[], "policy", |of| of == policy);
-    let refusals = Series::of(&metrics.quota_refusals);
-    let summary = QuotaPolicySummary {
-        waiting: Series::of(&metrics.quota_waiting).sum(&[("policy", policy)]),
-        waits: waits.count,
-        wait_seconds: waits.sum,
-        refused_by_upstream: refusals.sum(&[("policy", policy), ("source", "upstream")]),
-        refused_by_gateway: refusals.sum(&[("policy", policy), ("source", "gateway")]),
-    };
-    (policy, summary)
+fn condition(known: Condition, now: Instant) -> ConditionSummary {
+    ConditionSummary {
+        cause: known.cause.into_str(),
+        severity: known.severity.into_str(),
+        service: known.service,
+        what: known.what,
+        advice: known.advice,
+        since_seconds: known.since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
+        until_seconds: known.until.map(|until| until.as_secs_f64()),
+    }
 }
 
 fn savings(series: &RequestSeries) -> SavingsSummary {
@@ -319,6 +304,7 @@ fn savings(series: &RequestSeries) -> SavingsSummary {
     SavingsSummary {
         answered: savings.answered,
         hits: savings.hits,
+        coalesced: savings.coalesced,
         hit_ratio: savings.hit_ratio(),
         upstream_calls: savings.upstream_calls,
         calls_saved: savings.calls_saved(),
@@ -326,9 +312,35 @@ fn savings(series: &RequestSeries) -> SavingsSummary {
     }
 }
 
-fn operation(series: &RequestSeries, operation: String) -> OperationResults {
-    let results = series.requests.by("result", &[("operation", &operation)]);
-    OperationResults { operation, results }
+fn statuses(series: &RequestSeries) -> Counts {
+    let mut classes = Counts::from(["2xx", "3xx", "4xx", "5xx"].map(|class| (class.to_owned(), 0)));
+    for (status, requests) in series.requests.by("status", &[]) {
+        let digit = status.chars().next().filter(char::is_ascii_digit);
+        *classes.entry(digit.map_or(status, |digit| format!("{digit}xx"))).or_default() += requests;
+    }
+    classes
+}
+
+fn operations(metrics: &Metrics, series: &RequestSeries) -> Vec<OperationResults> {
+    let (misses, bypasses) = (Series::of(&metrics.misses), Series::of(&metrics.bypasses));
+    let of_operation = |operation: String| {
+        let labels = [("operation", operation.as_str())];
+        let hits = series.durations(&labels, Outcome::is_hit);
+        let others = series.durations(&labels, Outcome::has_waited);
+        OperationResults {
+            results: series.requests.by("result", &labels),
+            misses: misses.by("reason", &labels),
+            bypasses: bypasses.by("reason", &labels),
+            latency: Percentiles {
+                hits50: hits.quantile(0.5),
+                hits99: hits.quantile(0.99),
+                others50: others.quantile(0.5),
+                others99: others.quantile(0.99),
+            },
+            operation,
+        }
+    };
+    by(&metrics.fetches, "operation").into_keys().map(of_operation).collect()
 }
 
 fn staleness((operation, known): (Arc<Operation>, OperationStaleness)) -> StalenessSummary {
@@ -358,7 +370,7 @@ fn answers(known: Answers) -> AnswersSummary {
 /// Of requests for operations that were answered from memory or by a call for the cache.
 fn latency(series: &RequestSeries) -> Latency {
     let hits = series.durations(&[], Outcome::is_hit);
-    let others = series.durations(&[], |outcome| outcome.is_answer() && !outcome.is_hit());
+    let others = series.durations(&[], Outcome::has_waited);
     let durations = |histogram: HistogramSnapshot| Durations {
         count: histogram.count,
         sum: histogram.sum,

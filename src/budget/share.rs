@@ -11,13 +11,13 @@
 //! at most half of what known callers leave, and all connections without a credential at most a quarter. A quarter
 //! remains for known callers.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 
 use strum::VariantArray;
 
 use super::Purpose;
 use super::account::{Account, ConnectionClass};
+use crate::random::HashMap;
 use crate::request::caller::Caller;
 use crate::request::peer::Peer;
 

@@ -1,6 +1,7 @@
 //! A stored response: the unchanged body, the head in the form in which it is sent, and what its freshness depends on.
 //! An entry that is shared must not contain a header that may be about one caller.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use super::freshness::{FreshnessInfo, Lifetime};
 use super::lifetime;
 use super::staleness::AnswerCounters;
 use crate::budget::{Budget, Charge, Purpose};
-use crate::request::condition::Validator;
+use crate::request::condition::{self, Validator};
 use crate::request::copied;
 use crate::request::digest::ShortDigest;
 
@@ -94,8 +95,10 @@ impl AsRef<[u8]> for Body {
 pub struct Entry {
     status: StatusCode,
     head: HeaderMap,
-    /// The status line and the head, as they are sent in HTTP/1.1.
+    /// The status line and the head, as they are sent in HTTP/1.1. The fields of a 304 come first.
     head_text: Box<[u8]>,
+    /// Where these are.
+    not_modified_fields: Range<usize>,
     body: Bytes,
     removal_charge: Arc<OnceLock<Charge>>,
     freshness_info: FreshnessInfo,
@@ -178,16 +181,18 @@ impl EntryBuilder {
     pub(crate) fn build(self, is_private: bool) -> Entry {
         let Self { status, head, body, freshness_info, sent_by, key, validator, must_be_private } = self;
         debug_assert!(is_private || !must_be_private, "fields reserved for one caller must not be shared");
-        let mut head: HeaderMap = if is_private {
-            head
-        } else {
-            shareable(&head).map(|(name, value)| (name.clone(), value.clone())).collect()
-        };
+        let all: Vec<_> = if is_private { head.iter().collect() } else { shareable(&head).collect() };
+        let (first, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| condition::is_in_304(name));
+        let of_304 = first.len();
+        let mut head: HeaderMap =
+            first.into_iter().chain(rest).map(|(name, value)| (name.clone(), value.clone())).collect();
         head.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let (head_text, not_modified_fields) = head_text(status, &head, of_304);
         let answers = AnswerCounters::new(freshness_info.lifetime.ttl.saturating_sub(freshness_info.initial_age));
         let removal_charge = Arc::<OnceLock<Charge>>::default();
         Entry {
-            head_text: head_text(status, &head),
+            head_text,
+            not_modified_fields,
             status,
             head,
             body: Bytes::from_owner(Body { bytes: body, _removal_charge: Arc::clone(&removal_charge) }),
@@ -229,6 +234,11 @@ impl Entry {
     /// The status line and the headers in HTTP/1.1 format, each with CRLF. The fast path writes them as they are.
     pub fn head_text(&self) -> &[u8] {
         &self.head_text
+    }
+
+    /// The headers of every 304 in place of this entry, in the same format.
+    pub fn not_modified_fields(&self) -> &[u8] {
+        &self.head_text[self.not_modified_fields.clone()]
     }
 
     pub fn body(&self) -> &Bytes {
@@ -328,15 +338,21 @@ impl Entry {
     }
 }
 
-fn head_text(status: StatusCode, head: &HeaderMap) -> Box<[u8]> {
+/// The text of a head, and where its first fields are: the `of_304` of a 304.
+fn head_text(status: StatusCode, head: &HeaderMap, of_304: usize) -> (Box<[u8]>, Range<usize>) {
     let reason = status.canonical_reason().unwrap_or_default();
     let mut text = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
-    for (name, value) in head {
+    let begin = text.len();
+    let mut end = begin;
+    for (index, (name, value)) in head.iter().enumerate() {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             text.extend_from_slice(part);
         }
+        if index < of_304 {
+            end = text.len();
+        }
     }
-    text.into_boxed_slice()
+    (text.into_boxed_slice(), begin..end)
 }
 
 #[cfg(test)]
@@ -392,7 +408,9 @@ mod tests {
         assert!(builder.must_be_private());
         let entry = builder.build(true);
         let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["x-subject-token", "location", "etag", "cache-control", "content-length"]);
+        assert_eq!(names, ["etag", "cache-control", "x-subject-token", "location", "content-length"]);
+        let of_304 = "etag: 1\r\ncache-control: private=\"X-Own\", no-cache=\"x-other-own\"\r\n";
+        assert_eq!(entry.not_modified_fields(), of_304.as_bytes());
         let text = std::str::from_utf8(entry.head_text()).unwrap();
         assert!(text.contains("x-subject-token: 1") && dropped.iter().all(|name| !text.contains(&format!("{name}: "))));
         // The same rules apply to the headers of a 304.
@@ -400,7 +418,7 @@ mod tests {
         let not_modified = not_modified.header("cache-control", "private=\"location\"").body(Bytes::new()).unwrap();
         let entry = Entry::new_private(&entry.revalidated(&not_modified), freshness_info);
         let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["x-subject-token", "content-length", "x-added", "cache-control"]);
+        assert_eq!(names, ["cache-control", "content-length", "x-added", "x-subject-token"]);
     }
 
     #[test]

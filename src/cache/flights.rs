@@ -21,7 +21,6 @@ mod slowness;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +28,7 @@ use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
 
+use crate::random::HashMap;
 use crate::request::caller::Caller;
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use calls::FlightCalls;
@@ -118,7 +118,7 @@ impl<T> Flight<T> {
 
 impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     pub(crate) fn new(limits: FlightLimits) -> Self {
-        let in_flight = InFlight { flights: HashMap::new(), shares: Shares::default() };
+        let in_flight = InFlight { flights: HashMap::default(), shares: Shares::default() };
         let (limits, in_flight) = (RwLock::new(limits), Mutex::new(in_flight));
         Self { shared: Arc::new(FlightsInner { limits, in_flight, waiting: Arc::default() }) }
     }

@@ -17,7 +17,6 @@ mod restore;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +31,7 @@ use super::fleet_sync::FleetSync;
 use super::lru_map::LruMap;
 use super::revocations::Revocations;
 use crate::catalogue::Service;
+use crate::random::HashMap;
 use crate::request::caller::Caller;
 use crate::request::key::Scope;
 use crate::sync::{Mutex, MutexGuard};
@@ -269,8 +269,8 @@ impl Grants {
             grants: LruMap::new(settings.max_grants),
             caller_services: LruMap::new(settings.max_grants),
             stored_denials: LruMap::new(MAX_REFUSALS),
-            calls: HashMap::new(),
-            service_calls: HashMap::new(),
+            calls: HashMap::default(),
+            service_calls: HashMap::default(),
             sequence: 0,
             suspensions: 0,
             all_lapsed: None,

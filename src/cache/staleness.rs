@@ -76,7 +76,6 @@ mod settled;
 mod tests;
 mod ttl_control;
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -88,6 +87,7 @@ use self::scope_ttls::{MAX_SCOPES, MeanOfScopes, ScopeTtls};
 use super::cache_key::CacheKey;
 use super::divergence::Observation;
 use crate::catalogue::Operation;
+use crate::random::HashMap;
 use crate::request::key::Scope;
 use crate::sync::Mutex;
 

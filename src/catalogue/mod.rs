@@ -7,6 +7,7 @@
 mod adaptive_ttl;
 pub(crate) mod error_code;
 pub(crate) mod headers;
+mod near_miss;
 mod operation;
 pub(crate) mod prefix;
 mod quota;

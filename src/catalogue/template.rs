@@ -122,6 +122,14 @@ impl Template {
         })
     }
 
+    /// Its segments: `None` for one that is a name.
+    pub(super) fn literals(&self) -> impl Iterator<Item = Option<&str>> {
+        self.segments.iter().map(|segment| match segment {
+            Segment::Literal(literal) => Some(&**literal),
+            Segment::Name(_) => None,
+        })
+    }
+
     pub fn has_project(&self) -> bool {
         self.project.is_some()
     }

@@ -55,6 +55,7 @@ use metrics::FastPathMetrics;
 pub use responder::{Responder, ResponderState};
 pub(crate) use tracker::RequestTracker;
 pub(crate) use varying::{VaryingFields, is_varying};
+pub use varying::{split_head, split_parsed_head};
 
 /// The interface of the gateway, which has the entries.
 pub trait HitSource {

@@ -72,6 +72,10 @@ impl<'h> VaryingFields<'h> {
         Some(constant)
     }
 
+    fn by_name(self) -> Vec<(&'static str, &'h str)> {
+        NAMES.into_iter().zip(self.values).filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
     pub(super) fn traceparent(&self) -> Option<&'h str> {
         self.values[TRACEPARENT]
     }
@@ -139,6 +143,24 @@ pub(super) fn split_parsed<'h>(head: &'h Parts, mut known: impl FnMut(&'h [u8]))
         known(END);
     }
     Some(fields)
+}
+
+/// What makes a head known, and the values of its varying fields by name. `None` if it must not be remembered. For fuzz
+/// targets.
+type SplitHead<'h> = Option<(Vec<u8>, Vec<(&'static str, &'h str)>)>;
+
+/// Splits the bytes of an HTTP/1 head as the fast path does.
+pub fn split_head(head: &[u8]) -> SplitHead<'_> {
+    let mut parts = Vec::new();
+    let fields = split(head, |part| parts.extend_from_slice(part))?;
+    Some((parts, fields.by_name()))
+}
+
+/// Splits an HTTP/2 head that hyper has read as the fast path does.
+pub fn split_parsed_head(head: &Parts) -> SplitHead<'_> {
+    let mut parts = Vec::new();
+    let fields = split_parsed(head, |part| parts.extend_from_slice(part))?;
+    Some((parts, fields.by_name()))
 }
 
 /// The place in [`NAMES`] of the field in a line, and the length of its name.

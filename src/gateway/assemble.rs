@@ -43,7 +43,9 @@ use crate::sync::{Mutex, RwLock};
 use crate::telemetry::events::Events;
 use crate::telemetry::failures::Failures;
 use crate::telemetry::health::Healths;
+use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::noticed::Noticed;
 use crate::telemetry::sources::InUse;
 use crate::upstream::Upstream;
 use crate::upstream::key_breaker::KeyBreaker;
@@ -193,6 +195,8 @@ impl Gateway {
             events: Events::default(),
             failures: Failures::default(),
             healths: Healths::default(),
+            history: Mutex::new(History::new(clock.now())),
+            noticed: Noticed::default(),
             started: clock.timer_now(),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),

@@ -82,7 +82,7 @@ impl Forwarder {
         let kind = if reason == BypassReason::TooLarge { CallKind::List } else { CallKind::Relay };
         let mut response = match self.forward(client_identity, service, caller_scope, kind, request, record).await {
             Ok(response) => {
-                self.observer.metrics.bypass(reason);
+                self.observer.metrics.bypass(record.operation(), reason);
                 response
             }
             Err(error) if error.error_source() == ErrorSource::Client => return Err(error),

@@ -5,18 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use http::request::Parts;
 use tokio::time::Instant;
 
 use crate::cache::second_tier::{NoticeKind, RecordKind};
-use crate::catalogue::{QuotaPolicy, Service};
+use crate::catalogue::{Catalogue, QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::fleet::{Fault, LookUpResult, StoreResult, TellResult, Watcher};
+use crate::request::decide::{Decision, is_for_none};
 use crate::request::digest::Digests;
 use crate::request::key::Scope;
+use crate::request::rejection::Rejection;
+use crate::sync::Mutex;
 use crate::telemetry::events::{Event, Events, NewEvent};
 use crate::telemetry::failures::Failures;
 use crate::telemetry::health::{Health, HealthChange, Healths};
+use crate::telemetry::history::{History, Sample, Totals};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::noticed::Noticed;
 use crate::upstream::key_breaker::Suspended;
 use crate::upstream::quota::LimitChange;
 use crate::upstream::{Failure, UpstreamError};
@@ -28,6 +34,8 @@ pub struct Observer {
     pub(super) events: Events,
     pub(super) failures: Failures,
     pub(super) healths: Healths,
+    pub(super) history: Mutex<History>,
+    pub(super) noticed: Noticed,
     pub(super) started: Instant,
     pub(super) clock: Clock,
 }
@@ -66,7 +74,30 @@ impl Observer {
             tracing::debug!(request_id, service = service.as_str(), %error, "client did not complete the request body");
             return;
         }
-        self.failures.note((service, error.failure()), request_id, error, self.clock.now());
+        let (failure, now) = (error.failure(), self.clock.now());
+        match failure {
+            Failure::Local => self.noticed.failed_here(service, error.to_string(), now),
+            failure if failure.is_inside() => {}
+            _ => self.noticed.call_failed(service, error.to_string()),
+        }
+        self.failures.note((service, failure), request_id, error, now);
+    }
+
+    /// The configuration was read again and refused for this reason, or is valid.
+    pub(crate) fn reloaded(&self, refused: Option<String>) {
+        self.noticed.reload(refused, self.clock.now());
+    }
+
+    /// Adds a sample to the history of the last hour.
+    pub fn take_sample(&self) {
+        let totals = Totals::of(&self.metrics);
+        self.history.lock().take(totals, self.clock.now());
+    }
+
+    /// The samples with a greater number than this one, and the seconds since the start on their time scale.
+    pub(crate) fn samples_after(&self, number: u32) -> (Vec<Sample>, f64) {
+        let history = self.history.lock();
+        (history.after(number), history.age(self.clock.now()))
     }
 
     /// Logs counted events and failures whose log line is due.
@@ -102,6 +133,16 @@ impl Observer {
         let of = operation.map(|operation| format!(" of {operation}")).unwrap_or_default();
         let what = format!("{} {what}: policy {}{of}, {quota}", service.as_str(), policy.into_str());
         self.record_event(NewEvent::new(Event::Quota, what).at(service));
+    }
+
+    /// Records which operation a request for none almost is. The event has the operation's template, not the path.
+    pub(super) fn near_miss(&self, catalogue: &Catalogue, head: &Parts, decision: &Result<Decision, Rejection>) {
+        if is_for_none(decision)
+            && let Some(near) = catalogue.near_miss(&head.method, head.uri.path())
+        {
+            let service = near.operation.service;
+            self.record_event(NewEvent::new(Event::NearMiss, format!("a request is {near}")).at(service));
+        }
     }
 
     pub(super) fn key_suspended(&self, suspended: &Suspended) {

@@ -6,19 +6,15 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{
-    AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{AGE, ALLOW, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::Content;
 use crate::cache::entry::{self, Entry};
 use crate::cache::miss::Miss;
 use crate::request::digest::ShortDigest;
 use crate::request::validate::ALLOWED_METHODS;
-use crate::request::{X_REQUEST_ID, condition};
-
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+use crate::request::{CACHE_STATUS, X_REQUEST_ID, condition};
 
 /// How the cache handled a request (RFC 9211).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,11 +162,7 @@ pub(crate) fn write_hit(entry: &Entry, now: Instant, request_id: &str, text: &mu
 /// Writes a 304 in place of the 200 of [`write_hit`]. It must be equal to what [`not_modified_if_current`] makes of it.
 pub(crate) fn write_not_modified(entry: &Entry, now: Instant, request_id: &str, text: &mut Vec<u8>) {
     text.extend_from_slice(b"HTTP/1.1 304 Not Modified\r\n");
-    for (name, value) in entry.head().iter().filter(|(name, _)| NOT_MODIFIED_HEADERS.contains(name)) {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            text.extend_from_slice(part);
-        }
-    }
+    text.extend_from_slice(entry.not_modified_fields());
     write_added_headers(entry, now, request_id, text);
 }
 
@@ -216,10 +208,6 @@ pub(crate) fn set_request_id(headers: &mut HeaderMap, request_id: &str) {
     }
 }
 
-/// The headers of a 304 (RFC 9110 §15.4.5), and those of every response of the gateway.
-const NOT_MODIFIED_HEADERS: [HeaderName; 10] =
-    [AGE, CACHE_CONTROL, CACHE_STATUS, CONTENT_LOCATION, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY, X_REQUEST_ID];
-
 /// Replaces a 200 by a 304 if the client's conditional request names the current version. Other clients must never get
 /// a 304: some take it for an empty list.
 pub(crate) fn not_modified_if_current(response: Response<Content>, request_headers: &HeaderMap) -> Response<Content> {
@@ -231,7 +219,7 @@ pub(crate) fn not_modified_if_current(response: Response<Content>, request_heade
 
 /// The 304 in place of a 200.
 pub(crate) fn not_modified(response: &Response<Content>) -> Response<Content> {
-    let headers = response.headers().iter().filter(|(name, _)| NOT_MODIFIED_HEADERS.contains(name));
+    let headers = response.headers().iter().filter(|(name, _)| condition::is_in_304(name));
     let mut not_modified = Response::new(Content::Buffered(None));
     *not_modified.headers_mut() = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
     *not_modified.status_mut() = StatusCode::NOT_MODIFIED;

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, VARY,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::copied;
+use super::{CACHE_STATUS, X_REQUEST_ID, copied};
 
 /// The validator of a response, as upstream sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,15 @@ impl Validator {
             (Self::EntityTag(_), None) | (Self::LastModified(_), _) => true,
         }
     }
+}
+
+/// The fields of a 304 that are those of the 200 in its place (RFC 9110 §15.4.5), and those of every response of the
+/// gateway.
+const IN_304: [HeaderName; 10] =
+    [AGE, CACHE_CONTROL, CACHE_STATUS, CONTENT_LOCATION, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY, X_REQUEST_ID];
+
+pub(crate) fn is_in_304(name: &HeaderName) -> bool {
+    IN_304.contains(name)
 }
 
 /// Whether the client's stored response is current, so that a 304 answers it. `If-Modified-Since` is ignored if there

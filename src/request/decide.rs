@@ -172,6 +172,15 @@ pub(crate) fn decide(head: &mut Parts, facts: Facts, rules: Rules<'_>) -> Result
     Ok(Decision::Proceed(Plan { service, presentation, action }))
 }
 
+/// Whether a request is for no operation, so that it is relayed or gets a 404.
+pub(crate) fn is_for_none(decision: &Result<Decision, Rejection>) -> bool {
+    match decision {
+        Ok(Decision::Proceed(plan)) => plan.action.operation().is_none(),
+        Ok(Decision::AnswerOptions) => false,
+        Err(rejection) => matches!(rejection, Rejection::NoSuchApi),
+    }
+}
+
 /// The size of a request line with its header fields, in bytes. Four bytes of framing count for each field.
 pub(crate) fn head_size(head: &Parts) -> usize {
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());

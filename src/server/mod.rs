@@ -56,7 +56,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::request::peer::Peer;
-use crate::telemetry::events::REPEAT_INTERVAL;
+use crate::telemetry::history::SAMPLE_INTERVAL;
 use accept::{Accepting, ConnectionHandler};
 pub(crate) use descriptors::ConnectionLimit;
 pub use descriptors::raise_open_files;
@@ -120,7 +120,7 @@ pub struct Server {
     proxying: JoinHandle<()>,
     internal: [JoinHandle<()>; 2],
     shedding: JoinHandle<()>,
-    logging: JoinHandle<()>,
+    observing: JoinHandle<()>,
     keeping_warm: JoinHandle<()>,
     keeping_snapshot: JoinHandle<()>,
     keeping_fleet: JoinHandle<()>,
@@ -240,7 +240,7 @@ impl Server {
             })
         });
         let shedding = tokio::spawn(short_of_memory::run(Arc::clone(&gateway), registry, clock));
-        let logging = tokio::spawn(log_repetitions(Arc::clone(&gateway)));
+        let observing = tokio::spawn(observe(Arc::clone(&gateway)));
         let keeping_warm = tokio::spawn(Arc::clone(&gateway).keep_warm());
         let keeping_snapshot = tokio::spawn(Arc::clone(&gateway).keep_snapshot());
         let keeping_fleet = tokio::spawn(Arc::clone(&gateway).keep_fleet());
@@ -258,7 +258,7 @@ impl Server {
             proxying,
             internal,
             shedding,
-            logging,
+            observing,
             keeping_warm,
             keeping_snapshot,
             keeping_fleet,
@@ -327,16 +327,20 @@ impl Server {
         self.gateway.end_fleet().await;
         self.keeping_fleet.abort();
         self.gateway.end_snapshot().await;
-        for task in self.internal.into_iter().chain([self.shedding, self.logging]) {
+        for task in self.internal.into_iter().chain([self.shedding, self.observing]) {
             task.abort();
         }
     }
 }
 
-/// Logs pending repetitions of events and failures. Otherwise they would only be logged at the next event.
-async fn log_repetitions(gateway: Arc<Gateway>) {
+/// Takes the samples of the last hour, and logs pending repetitions of events and failures, which would otherwise only be
+/// logged at the next event.
+async fn observe(gateway: Arc<Gateway>) {
     loop {
-        tokio::time::sleep(REPEAT_INTERVAL).await;
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
+        gateway.observer().take_sample();
+        // So that it is known since when they last.
+        gateway.conditions();
         gateway.observer().log_due();
     }
 }

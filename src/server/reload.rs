@@ -68,6 +68,16 @@ pub enum ReloadError {
     Unusable(#[from] std::io::Error),
 }
 
+impl ReloadError {
+    /// What is wrong, without the values that were given.
+    fn without_values(&self) -> String {
+        match self {
+            Self::Invalid(error) => error.without_values(),
+            Self::Unusable(error) => error.to_string(),
+        }
+    }
+}
+
 pub struct Reloading {
     gateway: Arc<Gateway>,
     client_limits: watch::Sender<ServeLimits>,
@@ -110,6 +120,7 @@ impl Reloading {
         };
         // Before the event, so that a reader of the event sees the new count.
         self.gateway.metrics().reload(result);
+        self.gateway.observer().reloaded(applied.as_ref().err().map(ReloadError::without_values));
         match &applied {
             Ok(changes) if changes.applied.is_empty() => {}
             Ok(changes) => {
@@ -122,8 +133,8 @@ impl Reloading {
                 let what = format!("configuration reloaded: {changed}");
                 self.gateway.observer().record_event(NewEvent::new(Event::Reload, what).with_changed_settings(changed));
             }
-            // The reason is only logged: a secret may have been put into the wrong place, and events are shown on the
-            // status page.
+            // The whole reason is only logged: a secret may have been put into the wrong place, and events are shown on
+            // the status page. The page says what is wrong without the values.
             Err(error) => {
                 let what = "configuration reload failed; the previous configuration stays in force";
                 self.gateway.observer().record_event(NewEvent::new(Event::ReloadRefused, what).with_error(error));

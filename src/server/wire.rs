@@ -2,6 +2,7 @@
 //! path answers are not passed on.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -237,10 +238,11 @@ fn poll_read<IO: AsyncRead + Unpin>(
     if buffer.remaining() <= max {
         return Pin::new(io).poll_read(context, buffer);
     }
-    let mut part = ReadBuf::new(buffer.initialize_unfilled_to(max));
-    ready!(Pin::new(io).poll_read(context, &mut part))?;
-    let read = part.filled().len();
-    buffer.advance(read);
+    // Not filled with zeros: most reads find that nothing has arrived.
+    let mut space = [MaybeUninit::uninit(); READ_AT_ONCE];
+    let mut piece = ReadBuf::uninit(&mut space[..max.min(READ_AT_ONCE)]);
+    ready!(Pin::new(io).poll_read(context, &mut piece))?;
+    buffer.put_slice(piece.filled());
     Poll::Ready(Ok(()))
 }
 

@@ -42,6 +42,8 @@ pub enum Event {
     Throttled,
     /// A limit of upstream has been learnt, has changed or has ended.
     Quota,
+    /// A request is almost one for an operation.
+    NearMiss,
     /// A request to the admin listener was refused.
     AdminDenied,
     /// An access key is not used for a while, because upstream refuses it.
@@ -108,6 +110,11 @@ impl Event {
     fn is_operator_action(self) -> bool {
         use Event::{LogLevel, Mode, Purge, Reload, ReloadRefused, Stopping};
         matches!(self, Reload | ReloadRefused | Purge | Mode | LogLevel | Stopping)
+    }
+
+    /// Whether a repetition says nothing new. It is counted, and logged when the process ends.
+    fn is_logged_once(self) -> bool {
+        self == Self::NearMiss
     }
 
     /// The kind of event that it is the end of.
@@ -212,7 +219,8 @@ struct HistoryEntry {
 
 impl HistoryEntry {
     fn is_due(&self, now: Instant) -> bool {
-        let is_recent = |at: Instant| now.saturating_duration_since(at) < REPEAT_INTERVAL;
+        let is_once = self.row.event.is_logged_once();
+        let is_recent = |at: Instant| is_once || now.saturating_duration_since(at) < REPEAT_INTERVAL;
         self.unlogged > 0 && (self.row.event.is_operator_action() || !self.logged_at.is_some_and(is_recent))
     }
 

@@ -141,8 +141,13 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 }
 
 /// How many lines of this process' log were dropped so far.
-pub(super) fn dropped() -> u64 {
+pub(crate) fn dropped() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.dropped())
+}
+
+/// Whether lines of this process' log are dropped, or will be soon.
+pub(crate) fn is_stalled() -> bool {
+    QUEUE.get().is_some_and(|queue| queue.is_stalled())
 }
 
 /// `None` if this process does not use this log.

@@ -97,7 +97,7 @@ families! {
          signature and its date, or If-None-Match, so that it is not interpreted again. \
          workspace_gateway_requests_total counts them, too. A rise: clients repeat their requests. Far fewer than all \
          hits: clients put something else that is new into each request, or listen.fast_path is false.";
-    bypasses: IntCounterVec = "workspace_gateway_bypasses_total" ["reason"] { each::<BypassReason>() },
+    bypasses: IntCounterVec = "workspace_gateway_bypasses_total" ["operation", "reason"],
         "Requests for an operation that were relayed unchanged, by reason. A rise: clients send requests that \
          cannot be answered from memory.";
     misses: IntCounterVec = "workspace_gateway_misses_total" ["operation", "reason"],
@@ -321,11 +321,12 @@ impl Metrics {
         Ok(Arc::new(metrics))
     }
 
-    /// Creates the series for the fetches and misses of these operations, with the value zero.
+    /// Creates the series for the fetches, misses and bypasses of these operations, with the value zero.
     pub fn start_operations(&self, operations: &[Arc<Operation>]) {
         for name in operations.iter().map(|operation| &*operation.name) {
             start_at_zero(&self.fetches, [[name]]);
             start_at_zero(&self.misses, Miss::VARIANTS.iter().map(|miss| [name, miss.into_str()]));
+            start_at_zero(&self.bypasses, BypassReason::VARIANTS.iter().map(|reason| [name, reason.into_str()]));
         }
     }
 
@@ -338,8 +339,8 @@ impl Metrics {
     }
 
     /// Counts a request for an operation that is relayed unchanged.
-    pub fn bypass(&self, reason: BypassReason) {
-        self.bypasses.with_label_values(&[reason.into_str()]).inc();
+    pub fn bypass(&self, operation: &str, reason: BypassReason) {
+        self.bypasses.with_label_values(&[operation, reason.into_str()]).inc();
     }
 
     /// Counts a request that is signed and has no token, by the result of the signature check.

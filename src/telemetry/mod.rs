@@ -5,14 +5,17 @@
 //! can add a metric series or show a credential.
 
 pub(crate) mod calls;
+pub(crate) mod conditions;
 pub(crate) mod events;
 pub(crate) mod failures;
 mod families;
 mod fleet;
 pub(crate) mod health;
+pub(crate) mod history;
 pub(crate) mod hit_series;
 pub(crate) mod logs;
 pub(crate) mod metrics;
+pub(crate) mod noticed;
 pub(crate) mod outcome;
 pub(crate) mod record;
 pub(crate) mod savings;

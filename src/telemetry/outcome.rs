@@ -72,6 +72,11 @@ impl Outcome {
         matches!(self, Self::Hit | Self::Fleet | Self::Revalidating | Self::Backoff | Self::Negative)
     }
 
+    /// Whether the answer took no upstream call of its own.
+    pub fn saves_a_call(self) -> bool {
+        self.is_hit() || self == Self::Coalesced
+    }
+
     /// Whether the request was for an operation and was answered from memory or by a call for the cache.
     pub fn is_answer(self) -> bool {
         self.is_hit() || self.has_waited()
@@ -82,7 +87,8 @@ impl Outcome {
         self.has_waited() || matches!(self, Self::Refused | Self::Aborted)
     }
 
-    fn has_waited(self) -> bool {
+    /// Whether it was answered, and not from memory at once.
+    pub fn has_waited(self) -> bool {
         matches!(self, Self::Miss | Self::Expired | Self::Coalesced | Self::Stale | Self::StaleIfSlow)
     }
 }

@@ -180,6 +180,11 @@ impl RequestRecord {
         self.line.as_ref().map(|line| &line.heading)
     }
 
+    /// The value of the label `operation`.
+    pub fn operation(&self) -> &str {
+        self.operation.as_str()
+    }
+
     pub fn outcome(&self) -> Outcome {
         self.outcome
     }

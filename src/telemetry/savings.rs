@@ -23,6 +23,12 @@ impl RequestSeries {
         }
     }
 
+    /// How many requests have ended with a chosen outcome.
+    pub(crate) fn count(&self, is_chosen: fn(Outcome) -> bool) -> u64 {
+        let sums = self.requests.by("result", &[]);
+        results(is_chosen).filter_map(|result| sums.get(result)).sum()
+    }
+
     /// The durations of requests with these labels whose outcome is chosen.
     pub(crate) fn durations(&self, labels: &[(&str, &str)], is_chosen: fn(Outcome) -> bool) -> HistogramSnapshot {
         self.durations.histogram(labels, "result", |result| results(is_chosen).any(|chosen| chosen == result))
@@ -41,19 +47,21 @@ pub(crate) struct Savings {
     pub answered: u64,
     /// How many of them were answered from memory at once.
     pub hits: u64,
+    /// How many of them were answered by the call of another request.
+    pub coalesced: u64,
     /// Calls that upstream got for them.
     pub upstream_calls: u64,
-    /// How much sooner hits were answered than calls are, in total, in seconds. `None` until there was a call.
+    /// How much sooner hits and coalesced requests were answered than calls are, in total, in seconds. `None` until there
+    /// was a call.
     pub seconds_saved: Option<f64>,
 }
 
 impl Savings {
     pub(crate) fn of(series: &RequestSeries) -> Self {
-        let sums = series.requests.by("result", &[]);
-        let sum = |is_chosen| results(is_chosen).filter_map(|result| sums.get(result)).sum();
         Self {
-            answered: sum(Outcome::is_answer),
-            hits: sum(Outcome::is_hit),
+            answered: series.count(Outcome::is_answer),
+            hits: series.count(Outcome::is_hit),
+            coalesced: series.count(|outcome| outcome == Outcome::Coalesced),
             upstream_calls: series.fetches.sum(&[]),
             seconds_saved: seconds_saved(series),
         }
@@ -78,8 +86,8 @@ fn seconds_saved(series: &RequestSeries) -> Option<f64> {
     let saved = operations.keys().filter_map(|operation| {
         let labels = [("operation", operation.as_str())];
         let call = series.durations(&labels, |outcome| matches!(outcome, Outcome::Miss | Outcome::Expired)).mean()?;
-        let hits = series.durations(&labels, Outcome::is_hit);
-        Some(hits.count as f64 * call - hits.sum)
+        let without_call = series.durations(&labels, Outcome::saves_a_call);
+        Some(without_call.count as f64 * call - without_call.sum)
     });
     saved.fold(None, |sum: Option<f64>, saved| Some(sum.unwrap_or_default() + saved))
 }
@@ -99,7 +107,7 @@ mod tests {
         let (metrics, catalogue) = (Metrics::new().unwrap(), Catalogue::for_tests(Vec::new()));
         metrics.start_operations(catalogue.operations());
         let savings = || Savings::of(&RequestSeries::of(&metrics));
-        let nothing = Savings { answered: 0, hits: 0, upstream_calls: 0, seconds_saved: None };
+        let nothing = Savings { answered: 0, hits: 0, coalesced: 0, upstream_calls: 0, seconds_saved: None };
         assert_eq!((savings(), nothing.hit_ratio()), (nothing, None));
         let count = |operation: &str, outcome, times: u32, took| {
             (0..times)
@@ -109,7 +117,7 @@ mod tests {
         count("ListProducts", Outcome::Miss, 2, 500);
         (0..3).for_each(|_| metrics.fetch(&find("ListProducts")));
         count("ListProducts", Outcome::Hit, 8, 250);
-        count("ListProducts", Outcome::Coalesced, 2, 500);
+        count("ListProducts", Outcome::Coalesced, 2, 250);
         count("ListProduct", Outcome::Negative, 3, 250);
         for uncounted in [Outcome::Denied, Outcome::Bypass, Outcome::Refused, Outcome::Aborted] {
             count("ListProducts", uncounted, 100, 9_000);
@@ -117,7 +125,8 @@ mod tests {
         count("workspace", Outcome::PassThrough, 100, 9_000);
         let savings = savings();
         // ListProduct had no call to compare its hits with.
-        assert_eq!(savings, Savings { answered: 15, hits: 11, upstream_calls: 3, seconds_saved: Some(2.0) });
+        let expected = Savings { answered: 15, hits: 11, coalesced: 2, upstream_calls: 3, seconds_saved: Some(2.5) };
+        assert_eq!(savings, expected);
         assert_eq!((savings.hit_ratio(), savings.calls_saved()), (Some(11.0 / 15.0), 12));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -110,8 +111,9 @@ impl<S: Read + Unpin> Read for SmallReads<S> {
         if buffer.remaining() <= MAX_READ {
             return Pin::new(&mut self.0).poll_read(context, buffer);
         }
-        let mut space = [0; MAX_READ];
-        let mut piece = ReadBuf::new(&mut space);
+        // Not filled with zeros: most reads find that nothing has arrived.
+        let mut space = [MaybeUninit::uninit(); MAX_READ];
+        let mut piece = ReadBuf::uninit(&mut space);
         ready!(Pin::new(&mut self.0).poll_read(context, piece.unfilled()))?;
         buffer.put_slice(piece.filled());
         Poll::Ready(Ok(()))

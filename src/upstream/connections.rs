@@ -5,7 +5,6 @@
 //! idle connections close immediately and its busy ones after their response. Each new connection resolves the name
 //! again.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Request};
@@ -15,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::connect::OriginConnector;
 use crate::catalogue::Service;
 use crate::clock::Clock;
+use crate::random::HashMap;
 use crate::request::hop::KEEP_ALIVE;
 use crate::stream::StreamBody;
 use crate::sync::Mutex;

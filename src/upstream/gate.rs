@@ -15,7 +15,6 @@ mod ready;
 mod schedule;
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,6 +25,7 @@ use tokio::task::AbortHandle;
 use super::quota::{Draw, Hold, Ledger, LimitKind, Share};
 use crate::catalogue::{QuotaPolicy, Service};
 use crate::clock::Clock;
+use crate::random::HashMap;
 use crate::request::caller::Caller;
 use crate::request::half_close::HalfClose;
 use crate::request::peer::Peer;
@@ -303,7 +303,8 @@ impl Gate {
 
     fn service_gate(&self, service: Service) -> Arc<ServiceGate> {
         let new = || {
-            let state = ServiceGateState { schedule: Schedule::new(self.limits), waiting: HashMap::new(), timer: None };
+            let state =
+                ServiceGateState { schedule: Schedule::new(self.limits), waiting: HashMap::default(), timer: None };
             Arc::new(ServiceGate {
                 service,
                 ledger: Arc::clone(&self.ledger),

@@ -20,7 +20,6 @@ mod tests;
 pub(crate) mod told;
 mod untold;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +29,7 @@ pub(crate) use self::limit::LimitChange;
 pub(crate) use self::news::LimitNews;
 use self::service::{Pause, ServiceLimits};
 use crate::catalogue::{ConfiguredQuota, Quota, QuotaPolicy, Service};
+use crate::random::HashMap;
 use crate::request::caller::Caller;
 use crate::sync::Mutex;
 use crate::upstream::key_breaker::ProcessId;

@@ -1,12 +1,12 @@
 //! When each service last answered successfully. This distinguishes the failure of one call from a failure of the
 //! service. There is no clock here: the time is an argument.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::catalogue::Service;
+use crate::random::HashMap;
 use crate::sync::Mutex;
 
 /// How long a service counts as reachable after a response.

@@ -96,6 +96,7 @@ class Metrics {
 
 const HITS = new Set(["hit", "revalidating", "backoff", "negative"]);
 const OTHERS = new Set(["miss", "expired", "coalesced", "stale", "stale-if-slow"]);
+const SAVES = new Set([...HITS, "coalesced"]);
 const CALLS = new Set(["miss", "expired"]);
 const NO_OPERATIONS = new Set(["workspace", "appstream", "own", "none"]);
 
@@ -108,13 +109,26 @@ function savings(metrics) {
     for (const operation of operations) {
         const of = (part, result) => metrics.sum(`request_duration_seconds_${part}`, { operation, result });
         if (of("count", CALLS) > 0) {
-            saved = (saved ?? 0) + (of("count", HITS) * of("sum", CALLS)) / of("count", CALLS) - of("sum", HITS);
+            saved = (saved ?? 0) + (of("count", SAVES) * of("sum", CALLS)) / of("count", CALLS) - of("sum", SAVES);
         }
     }
     return {
-        answered, hits: requests(HITS), hit_ratio: answered > 0 ? requests(HITS) / answered : null, upstream_calls: calls,
+        answered, hits: requests(HITS), coalesced: requests("coalesced"), hit_ratio: answered > 0 ? requests(HITS) / answered : null, upstream_calls: calls,
         calls_saved: Math.max(0, answered - calls), seconds_saved: saved,
     };
+}
+
+/** As Prometheus' histogram_quantile computes it. */
+function quantile(metrics, operation, result, part) {
+    const bounds = [...metrics.values("request_duration_seconds_bucket", "le")].filter((bound) => bound !== "+Inf");
+    const buckets = bounds.map((le) => metrics.sum("request_duration_seconds_bucket", { operation, result, le }));
+    const rank = part * metrics.sum("request_duration_seconds_count", { operation, result });
+    const found = buckets.findIndex((below) => below >= rank);
+    if (rank === 0 || found < 0) {
+        return rank === 0 ? null : Number(bounds.at(-1));
+    }
+    const [lower, before] = found === 0 ? [0, 0] : [Number(bounds[found - 1]), buckets[found - 1]];
+    return lower + ((Number(bounds[found]) - lower) * (rank - before)) / (buckets[found] - before);
 }
 
 /** The value that a figure must have by /metrics, or undefined. */
@@ -126,6 +140,11 @@ function expected(name, metrics) {
         [/^requests\.in_flight$/, () => metrics.sum("requests_in_flight")],
         [/^requests\.connections$/, () => metrics.sum("connections")],
         [/^requests\.results\./, () => metrics.sum("requests_total", { result: last })],
+        [/^requests\.statuses\./, () => metrics.series.filter(({ name, labels }) => name === "requests_total" && labels.status[0] === last[0])
+            .reduce((sum, { value }) => sum + value, 0)],
+        [/^requests\.operations\.\w+\.misses\./, () => metrics.sum("misses_total", { operation: rest[1], reason: last })],
+        [/^requests\.operations\.\w+\.bypasses\./, () => metrics.sum("bypasses_total", { operation: rest[1], reason: last })],
+        [/^requests\.operations\.\w+\.latency\./, () => quantile(metrics, rest[1], last.startsWith("hits") ? HITS : OTHERS, Number(last.slice(-2)) / 100)],
         [/^requests\.operations\./, () => metrics.sum("requests_total", { operation: rest[1], result: last })],
         [/^latency\.hits\./, () => metrics.sum(`request_duration_seconds_${last}`, { result: HITS })],
         [/^latency\.others\./, () => metrics.sum(`request_duration_seconds_${last}`, { result: OTHERS })],
@@ -147,9 +166,7 @@ function expected(name, metrics) {
         [/^upstream\.\w+\.retries$/, () => metrics.sum("upstream_retries_total", { service: rest[0] })],
         [/^upstream\.\w+\.count$/, () => metrics.sum("upstream_duration_seconds_count", { service: rest[0] })],
         [/^upstream\.\w+\.seconds$/, () => metrics.sum("upstream_duration_seconds_sum", { service: rest[0] })],
-        [/^misses\./, () => metrics.sum("misses_total", { reason: last })],
         [/^unstored\./, () => metrics.sum("unstored_responses_total", { reason: last })],
-        [/^bypasses\./, () => metrics.sum("bypasses_total", { reason: last })],
         [/^backoffs\./, () => metrics.sum("backoffs_total", { cause: last })],
         [/^staleness\.\w+\.ttl_seconds$/, () => metrics.sum("ttl_seconds", { operation: rest[0] })],
         [/^quota_policies\.\w+\.waiting$/, () => metrics.sum("quota_waiting", { policy: rest[0] })],
@@ -231,7 +248,7 @@ test("every figure is the same as in /metrics", async () => {
     const results = [...metrics.values("requests_total", "result")].map((result) => `requests.results.${result}`);
     const services = ["workspace", "appstream"].flatMap((service) => [...metrics.values("upstream_requests_total", "status")]
         .filter((status) => metrics.sum("upstream_requests_total", { service, status }) > 0).map((status) => `upstream.${service}.requests.${status}`));
-    const missing = [...results, ...services, "savings.hit_ratio", "savings.seconds_saved", "misses.no-grant", "unstored.denied", "bypasses.range", "quota_policies.ip.waits", "quota_policies.ip.refused_by_upstream", "quotas.workspace.api.ListProducts.remaining"].filter((name) => !names.has(name));
+    const missing = [...results, ...services, "savings.hit_ratio", "savings.seconds_saved", "requests.operations.ListProducts.misses.no-grant", "unstored.denied", "requests.operations.ListProducts.bypasses.range", "quota_policies.ip.waits", "quota_policies.ip.refused_by_upstream", "quotas.workspace.api.ListProducts.remaining"].filter((name) => !names.has(name));
     assert.deepEqual(missing, []);
     assert.ok(figures.find(({ name }) => name === "savings.hits").value > 200);
 

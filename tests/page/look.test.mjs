@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { HOSTILE, busy, bypass, entries, fresh, hostile, unknown } from "./fixtures/status.mjs";
+import { HOSTILE, SEVERAL, busy, bypass, entries, fresh, hostile, unknown } from "./fixtures/status.mjs";
 import { AXE, DESKTOP, Gateway, PHONE, Tab, launch } from "./support.mjs";
 
 let browser;
@@ -21,27 +21,23 @@ async function unfold(tab) {
     await tab.until(() => document.getElementById("config-text").textContent !== "");
 }
 
-/** A gateway under load for this many seconds, with a gap in which it does not respond. */
-function working(seconds, { make = busy, from = 4711.2, gone = 0 } = {}) {
+/** A gateway under load for this many seconds. */
+function working(seconds, make = busy) {
     return async (gateway, open) => {
-        let uptime = from - seconds - gone;
+        let uptime = 4711.2 - seconds;
         gateway.status = () => make((uptime += 2));
         gateway.entries = entries(60);
         gateway.total = 1234;
         const tab = await open();
         await tab.state("live");
-        await tab.pass(seconds / 4);
-        gateway.isGone = gone > 0;
-        await tab.pass(gone);
-        gateway.isGone = false;
-        await tab.pass((seconds * 3) / 4);
+        await tab.pass(seconds);
         return tab;
     };
 }
 
 const STATES = {
     busy: async (gateway, open) => {
-        const tab = await working(process.env.SCREENSHOTS ? 320 : 12, { gone: 26 })(gateway, open);
+        const tab = await working(12)(gateway, open);
         await unfold(tab);
         return tab;
     },
@@ -52,10 +48,12 @@ const STATES = {
         await tab.until(() => !document.getElementById("invitation").hidden);
         return tab;
     },
+    failing: working(12, (uptime) => ({ ...busy(uptime, { failing: true }), conditions: SEVERAL })),
+    warning: working(12, (uptime) => ({ ...busy(uptime), conditions: SEVERAL.slice(2) })),
     stale: async (gateway, open) => {
-        const tab = await working(12, { make: (uptime) => busy(uptime, { failing: true }) })(gateway, open);
+        const tab = await working(12, (uptime) => busy(uptime, { failing: true }))(gateway, open);
         gateway.isGone = true;
-        await tab.pass(14);
+        await tab.pass(60);
         return tab;
     },
     paused: async (gateway, open) => {
@@ -64,7 +62,7 @@ const STATES = {
         await tab.page.clock.runFor(5000);
         return tab;
     },
-    bypass: working(12, { make: bypass }),
+    bypass: working(12, bypass),
     unknown: async (gateway, open) => {
         gateway.status = () => unknown();
         const tab = await open();

@@ -10,7 +10,7 @@ import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 
-import { CONFIG, STARTED, entries, fresh } from "./fixtures/status.mjs";
+import { CONFIG, STARTED, entries, fresh, history } from "./fixtures/status.mjs";
 
 const modules = process.env.WORKSPACE_GATEWAY_TEST_PAGE_MODULES;
 assert.ok(modules, "WORKSPACE_GATEWAY_TEST_PAGE_MODULES is not set");
@@ -22,7 +22,7 @@ export const DESKTOP = { width: 1280, height: 900 };
 export const PHONE = { width: 360, height: 740 };
 
 const SOURCES = join(import.meta.dirname ?? new URL(".", import.meta.url).pathname, "../../src/admin/page");
-const SCRIPTS = ["format.js", "charts.js", "tables.js", "quotas.js", "page.js"];
+const SCRIPTS = ["format.js", "charts.js", "tables.js", "quotas.js", "conditions.js", "page.js"];
 
 /** The document and its Content-Security-Policy, as the gateway makes them. */
 function documentAndPolicy() {
@@ -39,6 +39,9 @@ function documentAndPolicy() {
 /** Imitates the gateway. Tests change its responses. */
 export class Gateway {
     status = () => fresh();
+    /** The history for the uptime of the latest status, after the sample with this number. */
+    history = history;
+    #latest = fresh();
     entries = [];
     total = null;
     config = CONFIG;
@@ -83,7 +86,10 @@ export class Gateway {
         if (this.token !== null && request.headers.authorization !== `Bearer ${this.token}`) {
             send(401, "text/plain; charset=utf-8", "expected Authorization: Bearer with listen.admin_token\n", { "WWW-Authenticate": "Bearer" });
         } else if (url.pathname === "/status") {
-            send(200, "application/json", JSON.stringify(this.status()));
+            this.#latest = this.status();
+            send(200, "application/json", JSON.stringify(this.#latest));
+        } else if (url.pathname === "/history" && this.history !== null) {
+            send(200, "application/json", JSON.stringify(this.history(this.#latest, Number(url.searchParams.get("after")))));
         } else if (url.pathname === "/cache/entries") {
             const limit = Number(url.searchParams.get("limit") ?? 100);
             const shown = [...this.entries].sort((one, other) => other.hits - one.hits).slice(0, limit);
@@ -139,7 +145,7 @@ export class Tab {
             document.addEventListener("securitypolicyviolation", (event) => window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
         });
         if (fakeClock) {
-            await tab.page.clock.install({ time: STARTED + 4_711_200 });
+            await tab.page.clock.install({ time: STARTED + 4_612_000 });
             await tab.page.clock.pauseAt(STARTED + 4_712_000);
         }
         await tab.page.goto(`${gateway.origin}/`);
@@ -185,6 +191,7 @@ export class Tab {
                 name: place.dataset.figure,
                 value: JSON.parse(place.dataset.value),
                 text: place.textContent,
+                title: place.title,
             })));
     }
 

@@ -1,82 +1,57 @@
-// Two small charts of what happened between one response of the gateway and the next. Where nothing is known there is a
-// gap, and nothing is drawn in it.
+// Two small charts of the last hour, from the samples that the gateway keeps. Where nothing is known there is a gap, and
+// nothing is drawn in it.
 
-const WINDOW = 300;
-/** Longer than a poll and the interval before it may take: the page or its machine was suspended. */
-const LONGEST_STEP = 15;
+/** How much time the charts can show, and the distance of the marks on their time axis. All in seconds. */
+const WINDOWS = [[300, 60], [900, 180], [3600, 600]];
 
-/** The quantile of cumulative buckets, as Prometheus' histogram_quantile computes it. */
-function quantile(part, bounds, buckets, total) {
-    if (!(total > 0)) {
-        return null;
-    }
-    const rank = part * total;
-    const found = buckets.findIndex((below) => below >= rank);
-    if (found < 0) {
-        return bounds[bounds.length - 1];
-    }
-    const [lower, before] = found === 0 ? [0, 0] : [bounds[found - 1], buckets[found - 1]];
-    const inside = buckets[found] - before;
-    return inside > 0 ? lower + ((bounds[found] - lower) * (rank - before)) / inside : bounds[found];
-}
-
-/** Rates and percentiles between two responses, or null if they cannot be compared. */
-function difference(before, after) {
-    const seconds = after.uptime_seconds - before.uptime_seconds;
-    const all = (status) => Object.values(status.requests.results).reduce((sum, value) => sum + value, 0);
-    const hits = after.savings.hits - before.savings.hits;
-    const others = after.savings.answered - before.savings.answered - hits;
-    const passed = all(after) - all(before) - hits - others;
-    if (!(seconds > 0) || hits < 0 || others < 0 || passed < 0) {
-        return null;
-    }
-    const step = { hits: hits / seconds, others: others / seconds, passed: passed / seconds };
-    for (const kind of ["hits", "others"]) {
-        const [old, now] = [before.latency[kind], after.latency[kind]];
-        const buckets = now.buckets.map((value, index) => value - old.buckets[index]);
-        step[`${kind}50`] = quantile(0.5, after.latency.bounds, buckets, now.count - old.count);
-        step[`${kind}99`] = quantile(0.99, after.latency.bounds, buckets, now.count - old.count);
-    }
-    return step;
-}
-
-/** What the charts show: steps from one moment to another, in seconds of this page's clock. */
+/** What the charts show: the samples, in seconds since the start of the gateway. */
 class Past {
     steps = [];
+    /** The present time of the gateway. */
     end = null;
-    #last = null;
-    #isBroken = false;
+    #interval = 10;
+    #number = 0;
+    /** When `end` was known, on this page's clock. */
+    #at = 0;
 
-    /** Adds a response. Returns whether the gateway was restarted, so that it counts from zero. */
-    add(status, now) {
-        const isRestart = this.#last !== null && status.uptime_seconds < this.#last.uptime_seconds;
-        if (this.end !== null) {
-            const isComparable = !isRestart && !this.#isBroken && now - this.end <= LONGEST_STEP;
-            const step = isComparable ? difference(this.#last, status) : null;
-            this.#push({ from: this.end, to: now, isRestart, ...(step ?? { isGap: true }) });
-        }
-        [this.#last, this.end, this.#isBroken] = [status, now, false];
-        return isRestart;
+    /** The request for what is not known yet, or null if there is nothing new. */
+    request(now) {
+        this.moveTo(now);
+        const isDue = this.end === null || this.end - (this.steps.at(-1)?.to ?? 0) >= this.#interval;
+        return isDue ? `history?after=${this.#number}` : null;
     }
 
-    /** There was no response, or no request. The next response says nothing about the time until then. */
-    gap(now) {
-        if (this.end !== null) {
-            this.#push({ from: this.end, to: now, isRestart: false, isGap: true });
-            this.end = now;
+    /** Adds the samples of a response. Those of a gateway that was restarted replace the others. */
+    add({ interval_seconds: interval, now_seconds: end, samples }, now) {
+        if (this.end !== null && end < this.end - interval) {
+            this.clear();
+            return;
         }
-        this.#isBroken = true;
+        const steps = samples.map((sample) => {
+            const seconds = sample.end - sample.begin;
+            const rates = { hits: sample.hits / seconds, others: sample.others / seconds, passed: sample.passed / seconds };
+            return { ...sample, ...rates, from: sample.begin, to: sample.end };
+        });
+        const longest = WINDOWS.at(-1)[0];
+        this.steps = [...this.steps, ...steps.filter((step) => step.to > step.from)].filter((step) => step.to > end - longest);
+        this.#number = samples.at(-1)?.number ?? this.#number;
+        [this.end, this.#interval, this.#at] = [end, interval, now];
+    }
+
+    moveTo(now) {
+        if (this.end !== null) {
+            [this.end, this.#at] = [this.end + now - this.#at, now];
+        }
+    }
+
+    /** The time without samples up to now, if one is missing. */
+    gap() {
+        const from = this.steps.at(-1)?.to ?? 0;
+        return this.end - from > 2.5 * this.#interval ? { from, to: this.end, isGap: true } : null;
     }
 
     clear() {
-        [this.steps, this.end, this.#last, this.#isBroken] = [[], null, null, false];
-    }
-
-    #push(step) {
-        if (step.to > step.from) {
-            this.steps = this.steps.filter((kept) => kept.to > step.to - WINDOW);
-            this.steps.push(step);
-        }
+        [this.steps, this.end, this.#number] = [[], null, 0];
     }
 }
 
@@ -88,6 +63,7 @@ class Chart {
     peers = [];
     #moment = null;
     #past = null;
+    #window = WINDOWS[0][0];
 
     /** `kind` has the series, and the functions that format and draw their values. */
     constructor(root, kind) {
@@ -110,30 +86,34 @@ class Chart {
         new ResizeObserver(() => this.draw(this.#past)).observe(this.plot);
     }
 
-    draw(past) {
-        this.#past = past;
+    /** Draws this many seconds. */
+    draw(past, seconds = this.#window) {
+        [this.#past, this.#window] = [past, seconds];
         const [width, height] = [this.plot.clientWidth, this.plot.clientHeight];
         if (past === null || width === 0) {
             return;
         }
         const end = past.end ?? 0;
         const [left, right, bottom] = [MARGIN.left, width - MARGIN.right, height - MARGIN.bottom];
-        const x = (time) => Math.max(left, right + ((time - end) / WINDOW) * (right - left));
+        const x = (time) => Math.max(left, right + ((time - end) / seconds) * (right - left));
         const drawing = shape("svg", { width, height, "aria-hidden": "true", focusable: "false" });
-        const scale = this.kind.scale(past.steps.filter((step) => !step.isGap));
+        const begin = end - seconds;
+        const steps = past.steps.filter((step) => step.to > begin);
+        const scale = this.kind.scale(steps);
         const y = (value) => bottom - scale.part(value) * (bottom - MARGIN.top);
         for (const tick of scale.ticks) {
             drawing.append(shape("path", { class: tick === scale.ticks[0] ? "axis" : "grid", d: `M${left} ${y(tick)}H${right}` }));
             drawing.append(shape("text", { class: "tick", x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, this.kind.tick(tick)));
         }
-        for (let minute = 5; minute >= 0; minute -= 1) {
-            const at = x(end - minute * 60);
-            const label = minute === 0 ? "now" : minute === 5 ? "−5 min" : `−${minute}`;
+        const distance = WINDOWS.find(([window]) => window === seconds)[1];
+        for (let back = 0; back <= seconds; back += distance) {
+            const at = x(end - back);
+            const label = back === 0 ? "now" : `−${back / 60}${back === seconds ? " min" : ""}`;
             drawing.append(shape("path", { class: "axis", d: `M${at} ${bottom}v4` }));
-            drawing.append(shape("text", { class: "tick", x: minute === 0 ? at + MARGIN.right : at, y: height - 5, "text-anchor": minute === 0 ? "end" : "middle" }, label));
+            drawing.append(shape("text", { class: "tick", x: back === 0 ? at + MARGIN.right : at, y: height - 5, "text-anchor": back === 0 ? "end" : "middle" }, label));
         }
-        const names = this.#drawGaps(drawing, past, x, bottom);
-        this.kind.draw(drawing, runs(past.steps), x, y);
+        const names = this.#drawUnknown(drawing, past, begin, x, bottom);
+        this.kind.draw(drawing, steps.length > 0 ? [steps] : [], x, y);
         drawing.append(...names);
         if (this.#moment !== null) {
             drawing.append(shape("path", { class: "cursor", d: `M${x(this.#moment)} ${MARGIN.top}V${bottom}` }));
@@ -142,25 +122,21 @@ class Chart {
         this.#write();
     }
 
-    /** Returns their names, which are drawn on top of everything else. */
-    #drawGaps(drawing, { steps }, x, bottom) {
+    /** Returns the names of the unknown times, which are drawn on top of everything else. */
+    #drawUnknown(drawing, past, begin, x, bottom) {
         const names = [];
-        let open = null;
-        for (const step of [...steps, { isGap: false }]) {
-            if (step.isGap) {
-                open = { from: open?.from ?? step.from, to: step.to };
-            } else if (open !== null) {
-                const [from, to] = [x(open.from), x(open.to)];
-                drawing.append(shape("rect", { class: "gap", x: from, y: MARGIN.top, width: Math.max(0, to - from), height: bottom - MARGIN.top }));
-                if (to - from > 56) {
-                    names.push(shape("text", { class: "gap-name", x: (from + to) / 2, y: (MARGIN.top + bottom) / 2, "text-anchor": "middle" }, "no data"));
-                }
-                open = null;
+        const gap = past.end === null ? null : past.gap();
+        if (gap !== null) {
+            const [from, to] = [x(gap.from), x(gap.to)];
+            drawing.append(shape("rect", { class: "gap", x: from, y: MARGIN.top, width: Math.max(0, to - from), height: bottom - MARGIN.top }));
+            if (to - from > 56) {
+                names.push(shape("text", { class: "gap-name", x: (from + to) / 2, y: (MARGIN.top + bottom) / 2, "text-anchor": "middle" }, "no data"));
             }
         }
-        for (const { to } of steps.filter((step) => step.isRestart)) {
-            drawing.append(shape("path", { class: "restart", d: `M${x(to)} ${MARGIN.top}V${bottom}` }));
-            names.push(shape("text", { class: "gap-name", x: x(to) - 4, y: MARGIN.top + 11, "text-anchor": "end" }, "restart"));
+        if (past.end !== null && begin < 0) {
+            const isNarrow = x(0) < MARGIN.left + 56;
+            drawing.append(shape("path", { class: "restart", d: `M${x(0)} ${MARGIN.top}V${bottom}` }));
+            names.push(shape("text", { class: "gap-name", x: x(0) + (isNarrow ? 4 : -4), y: MARGIN.top + 11, "text-anchor": isNarrow ? "start" : "end" }, "started"));
         }
         return names;
     }
@@ -169,17 +145,17 @@ class Chart {
         const box = this.plot.getBoundingClientRect();
         const width = box.width - MARGIN.left - MARGIN.right;
         const part = (event.clientX - box.left - MARGIN.left) / width;
-        this.#read(this.#past.end - (1 - Math.min(1, Math.max(0, part))) * WINDOW);
+        this.#read(this.#past.end === null ? null : this.#past.end - (1 - Math.min(1, Math.max(0, part))) * this.#window);
     }
 
     #key(event) {
-        const steps = this.#past?.steps ?? [];
+        const steps = (this.#past?.steps ?? []).filter((step) => step.to > this.#past.end - this.#window);
         if (steps.length === 0) {
             return;
         }
         const found = this.#moment === null ? steps.length - 1 : steps.findIndex((step) => step.to >= this.#moment);
         const index = found < 0 ? steps.length - 1 : found;
-        const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 15, PageDown: -15, Home: -steps.length, End: steps.length };
+        const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 6, PageDown: -6, Home: -steps.length, End: steps.length };
         if (event.key === "Escape") {
             this.#read(null);
         } else if (event.key in moves) {
@@ -201,10 +177,16 @@ class Chart {
     /** The selected step, or the latest. */
     #step() {
         const { steps, end } = this.#past;
-        if (this.#moment !== null && this.#moment < end - WINDOW) {
+        if (end === null) {
+            return undefined;
+        }
+        if (this.#moment !== null && this.#moment < end - this.#window) {
             this.#moment = null;
         }
-        return this.#moment === null ? steps[steps.length - 1] : steps.find((step) => step.from <= this.#moment && this.#moment <= step.to);
+        const moment = this.#moment;
+        const known = moment === null ? steps.at(-1) : steps.find((step) => step.from <= moment && moment <= step.to);
+        const gap = this.#past.gap();
+        return gap !== null && (moment === null || moment > gap.from) ? gap : known;
     }
 
     #write() {
@@ -219,10 +201,13 @@ class Chart {
 
     #when(step) {
         const { end, steps } = this.#past;
-        const back = Math.round(end - (this.#moment ?? end));
+        const back = end === null ? 0 : Math.round(end - (this.#moment ?? end));
         const when = this.#moment === null || back === 0 ? "Now" : ago(back);
+        if (end === null || (step === undefined && steps.length === 0)) {
+            return "The first values appear ten seconds after the start of the gateway";
+        }
         if (step === undefined) {
-            return steps.length === 0 ? "The first values appear with the next update" : `${when}: before this page was opened`;
+            return this.#moment < 0 ? `${when}: before the gateway was started` : `${when}: not known yet`;
         }
         return step.isGap ? `${when}: no data` : `${when} (over ${decimal(1).format(step.to - step.from)} s)`;
     }
@@ -234,6 +219,7 @@ class Chart {
         const step = this.#step();
         const values = this.kind.series.map(([key, name]) => `${name} ${this.kind.value(step?.[key])}`);
         const text = step && !step.isGap ? `${this.#when(step)}: ${values.join("; ")}` : this.#when(step);
+        this.plot.setAttribute("aria-valuemin", String(-this.#window));
         this.plot.setAttribute("aria-valuenow", String(this.#moment === null ? 0 : Math.round(this.#moment - this.#past.end)));
         this.plot.setAttribute("aria-valuetext", text);
     }

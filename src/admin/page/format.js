@@ -7,9 +7,14 @@ const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const decimal = (digits) => new Intl.NumberFormat("en", { maximumFractionDigits: digits });
 const significant = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
-/** All digits. */
+/** All digits below 10,000, above that three: 12,300 is 12.3 k. Titles and `data-value` have all of them. */
 function count(value) {
-    return grouped.format(value);
+    if (Math.abs(value) < 10_000) {
+        return grouped.format(value);
+    }
+    // 999,950 would be 1,000 k.
+    const [unit, size] = [["k", 1e3], ["M", 1e6], ["G", 1e9], ["T", 1e12]].findLast(([, size]) => Math.abs(value) >= 0.9995 * size);
+    return `${significant.format(value / size)} ${unit}`;
 }
 
 /** A number of which two digits matter. */
@@ -19,7 +24,7 @@ const about = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
 function ratio(value) {
     const percent = value * 100;
     if (percent > 99.9 && percent < 100) {
-        return `${(Math.floor(percent * 1000) / 1000).toFixed(3)} %`;
+        return "99.9 %";
     }
     return percent > 0 && percent < 0.1 ? "below 0.1 %" : `${decimal(1).format(percent)} %`;
 }
@@ -103,7 +108,7 @@ function fullTime(ms) {
         ` (${new Intl.DateTimeFormat("en-GB", zone).formatToParts(ms).find((part) => part.type === "timeZoneName").value})`;
 }
 
-/** How a figure is written. Sums of seconds have all their digits. */
+/** How a figure is written. */
 const AS = {
     text: String,
     count,
@@ -113,7 +118,8 @@ const AS = {
     span,
     /** How long until something may happen. */
     wait: (value) => (value === 0 ? "now" : `in ${span(value)}`),
-    seconds: (value) => `${decimal(value < 1 ? 6 : 3).format(value)} s`,
+    brief,
+    bytes,
 };
 
 const byId = (id) => document.getElementById(id);
@@ -164,7 +170,14 @@ function show(place, value, as = place.dataset.as) {
     place.classList.toggle("unknown", !isKnown);
     place.classList.toggle("zero", value === 0);
     place.classList.toggle("bad", place.dataset.bad === "above-zero" && value > 0);
-    say(place, isKnown ? AS[as](value) : (place.dataset.none ?? UNKNOWN));
+    const text = isKnown ? AS[as](value) : (place.dataset.none ?? UNKNOWN);
+    say(place, text);
+    // What was rounded has all its digits in the title.
+    if (typeof value === "number" && text !== grouped.format(value)) {
+        place.title = Number.isInteger(value) ? grouped.format(value) : String(value);
+    } else {
+        place.removeAttribute("title");
+    }
 }
 
 /** Makes an element for a figure. */

@@ -26,6 +26,8 @@ const state = {
     needsToken: false,
     isLoading: false,
     limit: 100,
+    /** The seconds that the charts show, if the user has chosen. */
+    window: null,
     timer: undefined,
     version: null,
     mode: null,
@@ -96,18 +98,21 @@ async function poll() {
     const begun = seconds();
     const sentToken = token.value;
     const signal = AbortSignal.timeout(TIMEOUT);
-    const [status, listed] = await Promise.allSettled([json("status", signal), json(`cache/entries?limit=${state.limit}`, signal)]);
+    const wanted = past.request(seconds());
+    const [status, listed, history] = await Promise.allSettled([
+        json("status", signal), json(`cache/entries?limit=${state.limit}`, signal), wanted === null ? null : json(wanted, signal),
+    ]);
     state.isLoading = false;
     // A response to a request from before the token was changed or forgotten is not shown.
     if (sentToken === token.value) {
-        take(status, listed);
+        take(status, listed, history);
     }
     if (isLive()) {
         state.timer = setTimeout(poll, Math.max(0, INTERVAL - (seconds() - begun) * 1000));
     }
 }
 
-function take(status, listed) {
+function take(status, listed, history) {
     const failed = status.reason;
     if (failed instanceof Refusal && failed.status === 401) {
         askForToken();
@@ -118,6 +123,10 @@ function take(status, listed) {
         return;
     }
     try {
+        // Without it the charts have a gap until the next one.
+        if (history.value) {
+            past.add(history.value, seconds());
+        }
         render(status.value);
         const entriesFailed = listed.reason;
         state.entriesTrouble = entriesFailed === undefined ? null : describe(entriesFailed);
@@ -139,15 +148,16 @@ function fail(trouble) {
         announce(`No response from the gateway: ${trouble}.`);
     }
     state.trouble = trouble;
-    past.gap(seconds());
     drawCharts();
     showLiveness();
 }
 
 function render(status) {
     const wasTrouble = state.trouble;
-    const isRestart = past.add(status, seconds());
+    const isRestart = state.status !== null && status.uptime_seconds < state.status.uptime_seconds;
     const before = state.mode;
+    const [was, is] = [state.status?.conditions?.[0]?.cause, status.conditions?.[0]?.cause];
+    const isFirst = state.status === null;
     Object.assign(state, { status, at: seconds(), trouble: null, mode: status.mode, version: state.version ?? status.version });
 
     byId("token-form").hidden = true;
@@ -161,9 +171,7 @@ function render(status) {
     }
     showSavings(status);
     showResults(status.requests);
-    tally(byId("misses"), "misses", counted(status.misses));
     tally(byId("unstored"), "unstored", counted(status.unstored));
-    tally(byId("bypasses"), "bypasses", counted(status.bypasses));
     tally(byId("signatures"), "callers.signatures", counted(status.callers.signatures, "verified"));
     tally(byId("backoffs"), "backoffs", status.backoffs);
     showStaleness(status.staleness);
@@ -173,11 +181,9 @@ function render(status) {
     showEvents(status.events);
     const { count: hits, sum: hitSeconds } = status.latency.hits;
     const { count: others, sum: otherSeconds } = status.latency.others;
-    say(byId("mean-hits"), hits > 0 ? ` (${brief(hitSeconds / hits)} on average)` : "");
-    say(byId("mean-others"), others > 0 ? ` (${brief(otherSeconds / others)} on average)` : "");
+    say(byId("mean-hits"), hits > 0 ? `, ${brief(hitSeconds / hits)} on average` : "");
+    say(byId("mean-others"), others > 0 ? `, ${brief(otherSeconds / others)} on average` : "");
     byId("cache-bar").style.width = `${Math.min(100, (100 * status.cache.bytes) / status.cache.max_bytes)}%`;
-    byId("banner-bypass").hidden = status.mode !== "bypass";
-    say(byId("authorization"), token.value === null ? "" : "-H \"Authorization: Bearer $TOKEN\" ");
     showVersion(status.version);
     drawCharts();
     showLiveness();
@@ -187,6 +193,8 @@ function render(status) {
         announce("The gateway answers again.");
     } else if (before !== null && before !== status.mode) {
         announce(`The mode is now ${status.mode}.`);
+    } else if (was !== is && !isFirst) {
+        announce(is === undefined ? "No problem is known any more." : `${status.conditions[0].what}.`);
     }
 }
 
@@ -197,8 +205,8 @@ function showVersion(version) {
 }
 
 /** The summary at the top: whether the gateway helps. */
-function showSavings({ savings, mode, proxy, requests }) {
-    const { answered, hits, upstream_calls: calls, calls_saved: saved, seconds_saved: spared } = savings;
+function showSavings({ savings, mode, proxy, requests, conditions }) {
+    const { answered, hits, coalesced = 0, upstream_calls: calls, calls_saved: saved, seconds_saved: spared } = savings;
     const passed = Object.values(requests.results).reduce((sum, value) => sum + value, 0) - answered;
     const verdict = byId("verdict");
     const isIdle = answered === 0;
@@ -208,8 +216,7 @@ function showSavings({ savings, mode, proxy, requests }) {
     }
     byId("invitation").hidden = !isNew;
     say(byId("saved-why"), answered === 0 ? "Nothing was answered yet." : "There was no upstream call yet whose duration is known.");
-    say(byId("saved-exact"), spared === null ? "" : `${decimal(3).format(spared)} s, from the average duration of upstream calls`);
-    document.title = `${isIdle ? "" : `${ratio(hits / answered)} from memory · `}workspace-gateway`;
+    byId("saved-note").hidden = spared === null;
     if (isIdle) {
         const words = passed === 0 ? ["No requests yet.", "No client has sent a request since the start."]
             : ["Nothing to cache yet.",
@@ -218,12 +225,13 @@ function showSavings({ savings, mode, proxy, requests }) {
         return;
     }
     const lists = answered === 1 ? "the one product-list request" : `${count(answered)} product-list requests`;
-    const memory = `Of ${lists} since the start, ${hits === 0 ? "none" : count(hits)} ${hits === 1 ? "was" : "were"} answered from memory.`;
+    const shared = coalesced > 0 ? `, and ${count(coalesced)} by the call of another` : "";
+    const memory = `Of ${lists} since the start, ${hits === 0 ? "none" : count(hits)} ${hits === 1 ? "was" : "were"} answered from memory${shared}.`;
     const called = `Upstream was called ${calls === 1 ? "once" : `${count(calls)} times`} instead of ${count(answered)}`;
     const waited = spared > 0 ? `, and clients waited ${span(spared).replaceAll(" ", "\u00a0")} less in all.` : ".";
     // A request that waits for another request's call is not answered from memory, but saves a call.
     const isMuch = Math.max(hits, saved) / answered >= 0.5;
-    const opening = mode === "bypass" ? "Not now: the cache is switched off." : saved === 0 ? "Not yet." : isMuch ? "Yes." : "A little.";
+    const opening = mode === "bypass" ? "Not now: the cache is switched off." : saved === 0 ? "Not yet." : isMuch ? (conditions?.[0]?.severity === "critical" ? "Since the start, yes." : "Yes.") : "A little.";
     sentence(verdict, opening, saved === 0 ? memory : `${memory} ${called}${waited}`);
 }
 
@@ -238,9 +246,15 @@ function sentence(place, opening, rest) {
     }
 }
 
+/** The time that the charts show: what the user has chosen, or as much as is known. */
 function drawCharts() {
-    rates.draw(past);
-    latencies.draw(past);
+    past.moveTo(seconds());
+    const window = state.window ?? (WINDOWS.find(([window]) => window >= (past.end ?? 0)) ?? WINDOWS.at(-1))[0];
+    for (const button of document.querySelectorAll("#windows button")) {
+        button.setAttribute("aria-pressed", String(Number(button.value) === window));
+    }
+    rates.draw(past, window);
+    latencies.draw(past, window);
 }
 
 /** Whether the page is up to date. This is visible from everywhere on the page. */
@@ -259,15 +273,25 @@ function showLiveness() {
             delete title.dataset.age;
         }
     }
-    const banner = byId("banner-stale");
-    banner.hidden = kind !== "stale";
-    if (kind === "stale") {
-        const figures = state.status === null ? "There is nothing to show yet." : `All figures are from ${ago(seconds() - state.at)}.`;
-        sentence(banner, "No response from the gateway.", `${figures} The page tries again every 2 s. Last error: ${state.trouble}.`);
-        if (state.status !== null) {
-            document.title = "No response · workspace-gateway";
-        }
+    const worst = showConditions(state);
+    if (worst === undefined) {
+        delete document.body.dataset.health;
+    } else {
+        document.body.dataset.health = worst;
     }
+    if (kind === "live" && worst !== undefined) {
+        say(byId("liveness"), { good: "Live", warning: "Live, with a warning", critical: "Live, with a problem" }[worst]);
+    }
+    showTitle(worst);
+}
+
+/** The title of the tab: the worst condition, if there is a critical one. */
+function showTitle(worst) {
+    const hits = state.status?.savings;
+    const isIdle = !hits || hits.answered === 0;
+    const cause = worst === "critical" ? conditionsNow(state)[0].cause : null;
+    const words = state.needsToken ? "Token needed · " : cause !== null ? `▲ ${cause} · ` : isIdle ? "" : `${ratio(hits.hits / hits.answered)} from memory · `;
+    document.title = `${words}workspace-gateway`;
 }
 
 function announce(text) {
@@ -281,13 +305,12 @@ function askForToken() {
     state.status = null;
     state.trouble = null;
     past.clear();
-    byId("content").hidden = byId("facts").hidden = byId("forget").hidden = byId("banner-bypass").hidden = true;
+    byId("content").hidden = byId("facts").hidden = byId("forget").hidden = true;
     byId("token-form").hidden = false;
     say(byId("token-wrong"), wasWrong ? "This token is wrong: the gateway answers 401." : "");
     byId("token").setAttribute("aria-invalid", String(wasWrong));
     byId("token").value = "";
     byId("token").focus();
-    document.title = "Token needed · workspace-gateway";
     showLiveness();
 }
 
@@ -327,7 +350,6 @@ function resumeOrStop() {
     clearTimeout(state.timer);
     showLiveness();
     if (isLive()) {
-        past.gap(seconds());
         poll();
     }
 }
@@ -336,6 +358,13 @@ byId("more-entries").addEventListener("click", () => {
     state.limit = 1000;
     poll();
 });
+
+for (const button of document.querySelectorAll("#windows button")) {
+    button.addEventListener("click", () => {
+        state.window = Number(button.value);
+        drawCharts();
+    });
+}
 
 byId("config").addEventListener("toggle", async () => {
     if (!byId("config").open) {
@@ -356,6 +385,7 @@ token.load();
 // The age of the last status grows without a new one.
 setInterval(() => {
     if (!document.hidden && (state.trouble !== null || state.isPaused)) {
+        drawCharts();
         showLiveness();
     }
 }, 1000);

@@ -13,7 +13,7 @@ const LIMITS = [
 const POLICIES = [
     { name: "Waiting now", words: (place) => [place("waiting", "count")] },
     { name: "Have waited", words: (place) => [place("waits", "count")] },
-    { name: "Total wait", words: (place) => [place("wait_seconds", "seconds"), element("span", { class: "note range mean" })] },
+    { name: "Total wait", words: (place) => [place("wait_seconds", "span"), element("span", { class: "note range mean" })] },
     { name: "429 by upstream", words: (place) => [place("refused_by_upstream", "count")] },
     { name: "429 by the gateway", words: (place) => [place("refused_by_gateway", "count")] },
 ];

@@ -45,11 +45,11 @@ function showFleet(fleet) {
         return;
     }
     const mean = fleet.mean_lookup_seconds;
-    const time = mean === null ? "" : ` A look-up takes ${(mean * 1000).toFixed(2)} ms on average.`;
+    const time = mean === null ? "" : ` A look-up takes ${brief(mean)} on average.`;
     const told = fleet.to_tell === 0 ? "" : ` Not told yet: ${fleet.to_tell} (denials, purges, invalidations and private scopes).`;
     const sync = fleet.in_sync
         ? " In sync: what other gateways have proved counts here."
-        : ` Not in sync for ${Math.round(fleet.sync_age_seconds)} s: callers that only other gateways have proved are proved here again.`;
+        : ` Not in sync for ${span(fleet.sync_age_seconds)}: callers that only other gateways have proved are proved here again.`;
     const state = ENGINE_STATES[fleet.state] ?? `Not in use: ${fleet.state}. This gateway works alone.`;
     const keys = ` Its keys are ${fleet.keys}… (the same at all gateways of the fleet).`;
     say(byId("fleet-state"), state + sync + time + told + keys);
@@ -93,15 +93,44 @@ function showResults(requests) {
         (name) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, RESULTS[name] ?? ""), element("td", { class: "num", "data-figure": `requests.results.${name}` })),
         (row, name) => show(row.lastElementChild, requests.results[name] ?? 0, "count"),
     );
-    const byName = new Map(requests.operations.map((each) => [each.operation, each.results]));
+    const statuses = requests.statuses ?? {};
+    tally(byId("statuses"), "requests.statuses", statuses);
+    for (const row of byId("statuses").children) {
+        row.lastElementChild.classList.toggle("bad", row.dataset.key === "5xx" && statuses["5xx"] > 0);
+    }
+    showOperations(requests.operations);
+}
+
+const OPERATIONS = ["Operation", "Results", "Not from memory at once", "Relayed unchanged", "From memory, p50 and p99", "Others, p50 and p99"];
+
+function showOperations(operations) {
     const table = byId("operations");
-    keep(
-        table.tBodies[0],
-        [...byName.keys()],
-        (name) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, element("dl", { class: "tally inline" }))),
-        (row, name) => tally(row.querySelector("dl"), `requests.operations.${name}`, counted(byName.get(name))),
-    );
+    const header = table.tHead.rows[0];
+    if (header.cells.length === 0) {
+        header.append(...OPERATIONS.map((name, index) => element("th", { scope: "col", role: "columnheader", class: index > 3 ? "num" : "" }, name)));
+    }
+    const byName = new Map(operations.map((each) => [each.operation, each]));
+    keep(table.tBodies[0], [...byName.keys()], operationRow, (row, name) => updateOperation(row, byName.get(name)));
     table.hidden = byName.size === 0;
+}
+
+function operationRow(name) {
+    const cell = (index, isNumber, ...children) => element("td", { role: "cell", "data-label": OPERATIONS[index], class: isNumber ? "num" : "words" }, ...children);
+    const place = (key) => element("span", { "data-figure": `requests.operations.${name}.latency.${key}`, "data-as": "brief", "data-at": key, "data-none": "none" });
+    return element("tr", { role: "row" }, element("th", { scope: "row", role: "rowheader" }, name),
+        ...["results", "misses", "bypasses"].map((key, index) => cell(index + 1, false, element("dl", { class: "tally inline", "data-tally": key }))),
+        ...["hits", "others"].map((kind, index) => cell(index + 4, true, place(`${kind}50`), " · ", place(`${kind}99`))));
+}
+
+/** A gateway of an older version has only the results. */
+function updateOperation(row, figures) {
+    for (const list of row.querySelectorAll("[data-tally]")) {
+        const key = list.dataset.tally;
+        tally(list, `requests.operations.${figures.operation}.${key}`, counted(figures[key] ?? {}));
+    }
+    for (const place of row.querySelectorAll("[data-at]")) {
+        show(place, figures.latency?.[place.dataset.at]);
+    }
 }
 
 /** How many projects the table of stale answers has at most. */
@@ -306,7 +335,7 @@ function updateEntry(row, entry) {
     say(ttl, span(Math.round(entry.ttl_seconds)));
     say(hits, count(entry.hits));
     say(size, bytes(entry.bytes));
-    size.title = `${count(entry.bytes)} bytes`;
+    size.title = `${grouped.format(entry.bytes)} bytes`;
 }
 
 const HEALTH = {
@@ -329,7 +358,7 @@ function upstreamBlock({ service }) {
         element("p", { class: "url" }),
         element("dl", { class: "tally" },
             row("calls", plain("count", "count")),
-            row("total time", plain("seconds", "seconds")),
+            row("total time", plain("seconds", "span")),
             row("average time", element("span", { class: "mean" })),
             row("in flight", plain("in_flight", "count")),
             row("queued", plain("queued", "count")),
@@ -361,37 +390,51 @@ function updateUpstream(block, service) {
 
 const KINDS = {
     denial: "denied", "private-scope": "private scope", outage: "outage", recovery: "recovered", throttled: "throttled", quota: "quota",
+    "near-miss": "almost an operation",
     "admin-denied": "admin request refused", "key-suspended": "key suspended", "keep-warm-stopped": "keep warm stopped",
     "memory-reached": "memory reached", "memory-free": "memory free", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
     "log-level": "log level", stopping: "stopping",
 };
 
+/** One row for each kind of event, with what it was about, the latest first. */
 function showEvents(events) {
-    const newest = [...events].sort((one, other) => other.last_ms - one.last_ms);
-    const times = new Map();
-    const byKey = new Map(newest.map((event) => {
-        const name = JSON.stringify([event.kind, event.what, event.operation, event.project, event.first_ms]);
-        times.set(name, (times.get(name) ?? 0) + 1);
-        return [`${name} ${times.get(name)}`, event];
-    }));
-    keep(byId("events"), [...byKey.keys()], (key) => eventItem(byKey.get(key)), (item, key) => updateEvent(item, byKey.get(key)));
+    const byKind = new Map();
+    for (const event of [...events].sort((one, other) => other.last_ms - one.last_ms)) {
+        byKind.set(event.kind, [...(byKind.get(event.kind) ?? []), event]);
+    }
+    keep(byId("events"), [...byKind.keys()], (kind) => eventItem(byKind.get(kind)[0]), (item, kind) => updateEvent(item, byKind.get(kind)));
     byId("no-events").hidden = events.length > 0;
 }
 
-function eventItem(event) {
-    const where = [event.operation, event.project && `project ${event.project}`].filter(Boolean).join(", ");
-    const kind = (event.is_bad ? "▲ " : "") + (KINDS[event.kind] ?? event.kind);
-    return element("li", { class: event.is_bad ? "is-bad" : "" },
+function eventItem({ kind, is_bad: isBad }) {
+    return element("li", { class: isBad ? "is-bad" : "" },
         element("time"),
-        element("span", { class: "kind" }, kind),
-        element("span", { class: "what" }, event.what, where === "" ? "" : element("span", { class: "note" }, ` · ${where}`),
-            element("span", { class: "times" })));
+        element("span", { class: "kind" }, (isBad ? "▲ " : "") + (KINDS[kind] ?? kind)),
+        element("div", { class: "what" }, element("span", { class: "latest" }), element("span", { class: "times" }),
+            element("details", {}, element("summary", {}, "Others of this kind"), element("ul"))));
 }
 
-function updateEvent(item, event) {
+/** What an event says, and where. */
+function eventWords({ what, operation, project }) {
+    const where = [operation, project && `project ${project}`].filter(Boolean).join(", ");
+    return where === "" ? what : `${what} · ${where}`;
+}
+
+const total = (events) => events.reduce((sum, { count }) => sum + count, 0);
+
+/** `events` are those of one kind. */
+function updateEvent(item, events) {
+    const [latest, ...others] = events;
     const time = item.querySelector("time");
-    time.dateTime = new Date(event.last_ms).toISOString();
-    time.title = fullTime(event.last_ms);
-    say(time, clockTime(event.last_ms));
-    say(item.querySelector(".times"), event.count > 1 ? ` · ${count(event.count)} times since ${clockTime(event.first_ms)}` : "");
+    time.dateTime = new Date(latest.last_ms).toISOString();
+    time.title = fullTime(latest.last_ms);
+    say(time, clockTime(latest.last_ms));
+    say(item.querySelector(".latest"), eventWords(latest));
+    const first = Math.min(...events.map((event) => event.first_ms));
+    const times = total(events);
+    say(item.querySelector(".times"), times > 1 ? ` · ${count(times)} times, first ${clockTime(first)}` : "");
+    const more = item.querySelector("details");
+    more.hidden = others.length === 0;
+    const words = others.map((event) => `${clockTime(event.last_ms)} ${eventWords(event)}${event.count > 1 ? ` (${count(event.count)} times)` : ""}`);
+    keep(more.querySelector("ul"), words.map((word, index) => `${index} ${word}`), () => element("li"), (line, key) => say(line, words[Number(key.split(" ")[0])]));
 }

@@ -1,8 +1,8 @@
 //! A bounded number of places, of which one caller holds at most half, and unknown callers together at most half.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::random::HashMap;
 use crate::request::caller::Caller;
 use crate::sync::Mutex;
 

@@ -99,6 +99,16 @@ fn the_first_event_is_logged_at_once_and_repetitions_once_a_minute_with_their_nu
 }
 
 #[test]
+fn a_near_miss_is_logged_once_and_at_the_end() {
+    let mut bench = Bench::new();
+    let near = || NewEvent::new(Event::NearMiss, "near");
+    assert_eq!(bench.note(near()), [line("near", 1, None)]);
+    bench.seconds_pass(3_600);
+    assert_eq!((bench.note(near()), bench.due()), (vec![], vec![]));
+    assert_eq!(bench.rest(), [line("near", 1, 3_600)]);
+}
+
+#[test]
 fn lines_of_one_kind_are_limited_and_suppressed_events_are_counted() {
     let mut bench = Bench::new();
     let lines: usize = (0..1_000).map(|number| bench.denied(&number.to_string()).len()).sum();

@@ -64,6 +64,12 @@ impl Queue {
         self.state().dropped
     }
 
+    /// Whether lines were dropped that the log has not reported yet, or the queue is half full.
+    pub(super) fn is_stalled(&self) -> bool {
+        let state = self.state();
+        state.unreported > 0 || state.bytes > CAPACITY / 2
+    }
+
     /// Waits until everything is written, at most until the limit. Returns whether everything is written.
     pub(super) fn wait_until_written(&self, limit: Duration) -> bool {
         let mut state = self.state();
@@ -191,11 +197,13 @@ mod tests {
             queue.push(&line);
         }
         assert_eq!((queue.dropped(), queue.state().bytes), (3, CAPACITY));
+        assert!(queue.is_stalled());
         assert_eq!(handle(&queue, true), 0);
         queue.push(&line);
         assert_eq!(queue.dropped(), 3);
         let reports: Vec<u64> = (0..1_024).map(|_| handle(&queue, true)).filter(|lines| *lines > 0).collect();
         assert_eq!((reports, queue.state().bytes), (vec![3], 0));
+        assert!(!queue.is_stalled());
     }
 
     #[test]

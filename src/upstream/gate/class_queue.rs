@@ -1,6 +1,5 @@
 //! The calls of a class that wait or are under way, in their order, and by operation.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Instant;
 
@@ -8,6 +7,7 @@ use super::deadlines::Deadlines;
 use super::fair_queue::FairQueue;
 use super::quota_wait::HoldClock;
 use super::{Party, Ticket};
+use crate::random::HashMap;
 use crate::upstream::quota::Draw;
 
 #[derive(Default)]

@@ -7,9 +7,10 @@
 //!
 //! Each operation takes logarithmic time in the number of queued calls.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Party, Ticket};
+use crate::random::HashMap;
 
 /// The queued calls, and how many slots their clients hold.
 #[derive(Default)]

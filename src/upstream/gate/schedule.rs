@@ -32,7 +32,7 @@
 //! limit of its caller wait as by rule 1, lists and relayed requests each in their own order, and those of a limit of all
 //! callers are passed over in their queues.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ use super::deadlines::Deadlines;
 use super::pace::Pace;
 use super::quota_wait::{HoldClock, QuotaWait};
 use super::{Class, GateClient, GateLimits, GateUsage, Party, Ticket};
+use crate::random::HashMap;
 use crate::upstream::quota::{Draw, Hold, LimitKind, Share};
 
 /// How many slots go to higher classes before a waiting class without a slot gets one.
@@ -122,13 +123,13 @@ impl Schedule {
         Self {
             limits,
             next_ticket: 0,
-            calls: HashMap::new(),
-            callers: HashMap::new(),
+            calls: HashMap::default(),
+            callers: HashMap::default(),
             queues: Default::default(),
-            held: HashMap::new(),
+            held: HashMap::default(),
             heavy: Vec::new(),
             under_way: 0,
-            held_callers: HashMap::new(),
+            held_callers: HashMap::default(),
             held_until: None,
             apis: Vec::new(),
         }
@@ -373,11 +374,8 @@ impl Schedule {
         if let Some(ticket) = starving.and_then(|class| self.first(*class, shared(*class), &[])) {
             return Some(ticket);
         }
-        let held: Vec<_> = Class::VARIANTS
-            .iter()
-            .map(|class| self.apis_where(*class, |draw| pace.hold(draw, LimitKind::Shared, 0).is_some()))
-            .collect();
-        let first = |class: Class, except: &[Party]| self.first(class, held[class as usize].clone(), except);
+        let held = |class| self.apis_where(class, |draw| pace.hold(draw, LimitKind::Shared, 0).is_some());
+        let first = |class: Class, except: &[Party]| self.first(class, held(class), except);
         let eligible = || CLIENT_CLASSES.into_iter().filter(|class| self.may_take_slot(*class));
         eligible()
             .find_map(|class| first(class, &self.heavy))

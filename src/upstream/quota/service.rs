@@ -2,13 +2,14 @@
 //! Pure: the time is an argument.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::limit::{Limit, LimitChange, Source};
 use super::{Draw, Hold, HoldCause, LimitKind, LimitState, Share};
 use crate::catalogue::{ConfiguredQuota, Quota, QuotaPolicy};
+use crate::random::HashMap;
 use crate::request::caller::Caller;
 
 /// The longest window of a learnt limit. Upstream's may be longer.

@@ -1,0 +1,86 @@
+//! Gathers the facts that say what is wrong now. What follows from them is decided in `telemetry/conditions.rs`.
+
+use std::time::{Duration, Instant};
+
+use super::{ActiveConfig, Gateway};
+use crate::catalogue::Service;
+use crate::config::Mode;
+use crate::signing::AccessKey;
+use crate::telemetry::conditions::{Condition, Facts, FleetFacts, ServiceFacts, conditions};
+use crate::telemetry::events::Event;
+use crate::telemetry::logs;
+use crate::telemetry::series::Series;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Gateway {
+    /// All that is wrong now, the worst first, each with the time since when it is so.
+    pub(crate) fn conditions(&self) -> Vec<Condition> {
+        let (now, observer, active) = (self.clock.now(), &self.observer, self.active());
+        let history = observer.history.lock();
+        let (last_minute, last_five_minutes) = (history.recent(MINUTE, now), history.recent(5 * MINUTE, now));
+        drop(history);
+        let facts = Facts {
+            now,
+            date: self.clock.date(),
+            services: active.catalogue().services().map(|service| self.service_facts(&active, service, now)).collect(),
+            is_bypassing: self.mode() == Mode::Bypass,
+            is_memory_reached: self.budget.is_reached(),
+            fleet: self.memory.fleet.as_ref().map(|fleet| FleetFacts {
+                state: fleet.state().into(),
+                is_lost: !fleet.is_in_use(),
+                is_in_sync: fleet.sync().is_in_sync(now),
+                sync_age: fleet.sync_age(now),
+            }),
+            certificate_not_after: observer.metrics.certificate_not_after.get(),
+            refused_reload: observer.noticed.refused_reload(),
+            stalled_log: logs::is_stalled().then(logs::dropped),
+            last_minute,
+            last_five_minutes,
+            suspended_keys: self.suspended_keys(&active),
+            keep_warm_stopped_keys: u64::try_from(observer.metrics.keep_warm_stopped_keys.get()).unwrap_or(0),
+            private_scopes: self.memory.store.usage().private_scopes,
+        };
+        let mut found = conditions(&facts);
+        observer.noticed.complete(&mut found, now);
+        found
+    }
+
+    fn suspended_keys(&self, active: &ActiveConfig) -> Vec<String> {
+        let is_suspended = |key: &AccessKey| {
+            active.catalogue().services().any(|service| self.fetcher.key_breaker.is_suspended(key, service))
+        };
+        active.keys.keys().filter(|key| is_suspended(key)).map(|key| key.id().to_owned()).collect()
+    }
+
+    fn service_facts(&self, active: &ActiveConfig, service: Service, now: Instant) -> ServiceFacts {
+        let (name, observer) = (service.as_str(), &self.observer);
+        let by_status = Series::of(&observer.metrics.upstream_requests).by("status", &[("service", name)]);
+        let calls = |is_chosen: fn(&str) -> bool| {
+            by_status.iter().filter(|(status, _)| is_chosen(status)).map(|(_, calls)| calls).sum()
+        };
+        let is_refusal = |status: &str| status == "401" || status == "403";
+        let throttled = observer.events.recent().into_iter().find(|row| {
+            // The latest come first.
+            row.event == Event::Throttled && row.service == Some(service)
+        });
+        ServiceFacts {
+            name,
+            origin: active.catalogue().origin(service).to_string(),
+            health: observer.health(service),
+            error: observer.noticed.call_error(service),
+            local_failure: observer.noticed.local_failure(service),
+            accepted: calls(|status| status.starts_with(['2', '3', '4']) && status != "401" && status != "403"),
+            refused: calls(is_refusal),
+            limits: self
+                .fetcher
+                .ledger
+                .states(now)
+                .into_iter()
+                .filter(|(of, _)| *of == service)
+                .flat_map(|(_, states)| states)
+                .collect(),
+            throttled: throttled.map(|row| self.clock.date().duration_since(row.last).unwrap_or_default()),
+        }
+    }
+}
