@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEADLINE = 20
@@ -43,11 +44,21 @@ def stage():
     assert instructions[0] == ["FROM", "scratch"], instructions[0]
     copies = [arguments for word, arguments in instructions if word in ("COPY", "ADD")]
     assert copies == ["--from=build /rootfs/ /"], instructions
-    allowed = {"FROM", "COPY", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    allowed = {"FROM", "ARG", "LABEL", "COPY", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
     assert {word for word, _ in instructions} <= allowed, instructions
     arguments = dict(instructions)
+    check_labels(dict(re.findall(r'org\.opencontainers\.image\.(\w+)="(.*?)"', arguments["LABEL"])))
     health = json.loads(arguments["HEALTHCHECK"].split("CMD", 1)[1])
     return arguments["USER"], json.loads(arguments["ENTRYPOINT"]), json.loads(arguments["CMD"]), health
+
+
+def check_labels(labels):
+    package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
+    expected = {"title": package["name"], "licenses": package["license"]}
+    expected |= {name: package[name] for name in ("description", "version")}
+    # Cargo.toml does not know these two.
+    expected |= {"revision": "$BUILD_COMMIT", "source": "$SOURCE_URL"}
+    expect("the labels of the image are those of Cargo.toml", labels == expected, labels)
 
 
 def loopback():
