@@ -562,14 +562,14 @@ MUTATIONS = [
         "fast-path-gives-stale",
         "freshness: the fast path gives fresh responses only",
         LOOK_UP,
-        "lookup.accepts(&entry, now).then_some((entry, until))",
+        "accepts(lookup.directives, &entry, now).then_some((entry, until))",
         "Some((entry, until))",
     ),
     (
         "remembered-entry-given-stale",
         "freshness: an entry that is remembered on the fast path is given while it is fresh",
         REMEMBERED,
-        "return lookup.accepts(&entry, now).then_some(entry);",
+        "return accepts(remembered.directives, &entry, now).then_some(entry);",
         "return Some(entry);",
     ),
     (

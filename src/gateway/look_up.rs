@@ -18,6 +18,7 @@ use crate::cache::miss::Miss;
 use crate::cache::store::CacheKey;
 use crate::reply::body::Content;
 use crate::reply::compose::{self, CacheStatus};
+use crate::request::request_directives::RequestDirectives;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
 
@@ -71,15 +72,15 @@ impl HitKind {
     }
 }
 
-impl Lookup {
-    /// Whether an entry is fresh, and satisfies the request directives.
-    pub(super) fn accepts(&self, entry: &Entry, now: Instant) -> bool {
-        match entry.freshness_info().freshness(now) {
-            Freshness::Fresh { left } => self.directives.accepts(entry.freshness_info().age(now), left),
-            Freshness::WhileRevalidate | Freshness::IfError | Freshness::Gone => false,
-        }
+/// Whether an entry is fresh, and satisfies the request directives.
+pub(super) fn accepts(directives: RequestDirectives, entry: &Entry, now: Instant) -> bool {
+    match entry.freshness_info().freshness(now) {
+        Freshness::Fresh { left } => directives.accepts(entry.freshness_info().age(now), left),
+        Freshness::WhileRevalidate | Freshness::IfError | Freshness::Gone => false,
     }
+}
 
+impl Lookup {
     /// Why an entry is not accepted.
     fn miss_reason(&self, entry: &Entry, now: Instant) -> Miss {
         match entry.freshness_info().freshness(now) {
@@ -145,13 +146,13 @@ impl Memory {
         // A renewal needs the credential, which the fast path does not have.
         let GrantUse::Granted { until } = self.grants.use_grant(&lookup.caller_scope, now) else { return None };
         let entry = self.store.get(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;
-        lookup.accepts(&entry, now).then_some((entry, until))
+        accepts(lookup.directives, &entry, now).then_some((entry, until))
     }
 
     /// The look-up for a caller that has a grant.
     fn look_up_granted(&self, request: &CacheRequest, cache_key: CacheKey, now: Instant) -> LookupResult {
         let directives = request.lookup.directives;
-        let accepted = |entry: &Entry| request.lookup.accepts(entry, now);
+        let accepted = |entry: &Entry| accepts(directives, entry, now);
         let caller = request.lookup.caller_scope.caller;
         let entry = match self.store.get(&cache_key) {
             Some(entry) if accepted(&entry) => return LookupResult::Hit(entry, HitKind::Fresh),

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use http::request::Parts;
 use http::{Response, Uri};
 
+use super::look_up::accepts;
 use super::{ActiveConfig, CacheRequest, Connection, Gateway, Lookup, charge};
 use crate::budget::ConnectionClass;
 use crate::cache::entry::Entry;
@@ -23,6 +24,7 @@ use crate::fast_path::{FastPath, Hit, HitSource, ReceivedHead, RequestTracker, V
 use crate::reply::body::ReplyBody;
 use crate::request::caller::Credential;
 use crate::request::fingerprint::Fingerprint;
+use crate::request::request_directives::RequestDirectives;
 use crate::request::validate::MAX_FIELDS;
 use crate::signing::ring::VerifiedRequest;
 use crate::signing::{RepeatedRequest, SignedTarget, X_SDK_DATE};
@@ -40,6 +42,8 @@ const ALLOWED_FOR: Duration = Duration::from_secs(1);
 /// The result of reading a head.
 pub struct RememberedLookup {
     lookup: Arc<Lookup>,
+    /// Those of `lookup`, which most hits need not read: with many heads, each of its lines waits for memory.
+    directives: RequestDirectives,
     allowed: Mutex<Option<AllowedEntry>>,
     /// What verifies the signature. `None` if the request has a token.
     signed: Option<Box<RepeatedRequest>>,
@@ -95,6 +99,7 @@ impl Gateway {
         };
         let lookup = RememberedLookup {
             lookup: Arc::clone(lookup),
+            directives: lookup.directives,
             allowed: Mutex::default(),
             signed,
             active: Arc::downgrade(active),
@@ -119,14 +124,13 @@ impl Gateway {
 
     /// The fresh entry for the caller of a remembered look-up.
     fn fresh(&self, remembered: &RememberedLookup, now: Instant) -> Option<Arc<Entry>> {
-        let lookup = &*remembered.lookup;
         // Before the look-up: what is revoked meanwhile must end the result.
         let generation = self.memory.revocations.generation();
         let mut allowed = remembered.allowed.lock();
         if let Some(entry) = allowed.as_ref().and_then(|allowed| allowed.get(generation, now)) {
-            return lookup.accepts(&entry, now).then_some(entry);
+            return accepts(remembered.directives, &entry, now).then_some(entry);
         }
-        let (entry, until) = self.memory.fresh(lookup, now)?;
+        let (entry, until) = self.memory.fresh(&remembered.lookup, now)?;
         let until = until.min(now + ALLOWED_FOR);
         *allowed = Some(AllowedEntry { entry: Arc::downgrade(&entry), generation, until });
         Some(entry)
@@ -183,7 +187,9 @@ impl HitSource for Gateway {
         }
         entry.hit(now);
         // A caller with a grant is known.
-        connection.account.raise(ConnectionClass::Known, Some(lookup.lookup.caller_scope.caller));
+        if connection.account.class() < ConnectionClass::Known {
+            connection.account.raise(ConnectionClass::Known, Some(lookup.lookup.caller_scope.caller));
+        }
         Some(Hit { entry, now, request_id: self.request_ids.next(), client: connection.peer })
     }
 }
