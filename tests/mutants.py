@@ -29,6 +29,7 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resol
 # Always in the same place, so that only this crate is built again. The version differs, so that its artifacts are never
 # used in place of the real ones.
 COPY = TARGET / "mutants"
+BUILD = 'build = "deploy/build.rs"\n'
 BIN = '[[bin]]\nname = "workspace-gateway"\npath = "src/main.rs"\n'
 PACKAGE = 'name = "workspace-gateway"\nversion = "'
 
@@ -1637,7 +1638,7 @@ def copy_sources() -> None:
     for name in ["Cargo.toml", "Cargo.lock"]:
         text = (ROOT / name).read_text().replace(PACKAGE, PACKAGE + "0.0.0-mutant.")
         # The model does not start the program, so the program is not linked.
-        (COPY / name).write_text(text.replace("autotests = false", "autotests = false\nautobins = false").replace(BIN, ""))
+        (COPY / name).write_text(text.replace("autotests = false", "autotests = false\nautobins = false").replace(BIN, "").replace(BUILD, ""))
     for name in ["src", "tests", "benches", "config"]:
         shutil.copytree(ROOT / name, COPY / name, copy_function=shutil.copyfile)
     # Only the model: the rest of the suite is not built. So much of what supports it is not used.

@@ -7,7 +7,7 @@ use crate::commands::{run, stdout};
 use crate::support::process::folder;
 
 #[allow(dead_code)]
-#[path = "../build.rs"]
+#[path = "../deploy/build.rs"]
 mod build_script;
 
 fn git(folder: &Path, arguments: &[&str]) -> String {

@@ -44,7 +44,7 @@ use crate::request::hop::Via;
 use crate::server::{ConnectionLimit, Server};
 use crate::telemetry::logs;
 
-/// The version and, if it is known, the commit (`build.rs`).
+/// The version and, if it is known, the commit (`deploy/build.rs`).
 const VERSION: &str = match option_env!("WORKSPACE_GATEWAY_VERSION") {
     Some(version) => version,
     None => env!("CARGO_PKG_VERSION"),

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the program is built from. If one of these differs from the commit, the commit has `-dirty` behind it.
-const SOURCES: [&str; 6] = [".cargo", "Cargo.lock", "Cargo.toml", "build.rs", "config", "src"];
+const SOURCES: [&str; 6] = [".cargo", "Cargo.lock", "Cargo.toml", "config", "deploy/build.rs", "src"];
 
 /// The commit, for release builds without a git repository. It is used as it is.
 const GIVEN: &str = "BUILD_COMMIT";
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=deploy/build.rs");
     println!("cargo::rerun-if-env-changed={GIVEN}");
     let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let folder = variable("CARGO_MANIFEST_DIR").unwrap_or_default();
