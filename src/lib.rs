@@ -37,10 +37,10 @@
 //! The fast path ([`fast_path`], setting `listen.fast_path`) answers a request whose head has come before: in HTTP/1
 //! before hyper reads it, in HTTP/2 with the head that hyper has read. The values of varying fields may differ: a trace, a
 //! signature and its date, `If-None-Match`. The fast path stores the result of reading a head under a keyed hash of the
-//! rest. For each request it verifies the signature and the freshness, and makes sure that grant and entry are those of
-//! the last second, or looks them up. A request that the fast path cannot
-//! answer takes the full path. The server passes bytes to the fast path (`server/wire.rs`). The gateway decides what it
-//! stores and what is fresh (`gateway/remembered.rs`).
+//! rest. For each request it verifies the signature and checks the freshness. It looks up grant and entry at least once a
+//! second, and after each revocation. A request that the fast path cannot answer takes the full path. The server passes
+//! bytes to the fast path (`server/wire.rs`). The gateway decides what it stores and what is fresh
+//! (`gateway/remembered.rs`).
 //!
 //! The settings that can change at run time are one value, `gateway/active_config.rs`. A request uses the same value
 //! from beginning to end. The table in `config/settings.rs` lists the settings that need a restart. `cli/reload.rs`

@@ -12,8 +12,8 @@ use crate::sync::Mutex;
 /// A map on the path of each upstream call. A call looks up its caller, address and connection some hundred times, which
 /// took a tenth of its instructions with the hasher of std (SipHash).
 ///
-/// foldhash is the hasher of hashbrown. Its seed is random in each process and differs between maps. Nobody outside sees
-/// an order or a hash, so that a client cannot search for keys that collide.
+/// foldhash is the hasher of hashbrown. Its seed is random in each process and differs between maps. It resists collisions
+/// as long as nobody sees hashes or their timing. Clients choose only addresses among the keys, and these maps are bounded.
 pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// The source of random bytes.

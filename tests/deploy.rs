@@ -24,7 +24,7 @@ const RESERVE: u64 = 64 * MIB;
 
 /// The largest size of one grant and of one known head, and the size of the idle process, in bytes.
 const GRANT: u64 = 256;
-const HEAD: u64 = 1328;
+const HEAD: u64 = 1440;
 const PROGRAM: u64 = 12 * MIB;
 
 /// Freed memory that the allocator has not returned yet, as deploy/README.md says.

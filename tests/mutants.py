@@ -577,15 +577,15 @@ MUTATIONS = [
         "remembered-entry-after-revocation",
         "grants: an entry that is remembered on the fast path is not given after a revocation",
         REMEMBERED,
-        "self.generation == generation && now < self.until",
+        "self.revision == revision && now < self.until",
         "now < self.until",
     ),
     (
         "remembered-entry-too-long",
         "renewals: an entry that is remembered on the fast path is given until a renewal may be due",
         REMEMBERED,
-        "self.generation == generation && now < self.until",
-        "self.generation == generation",
+        "self.revision == revision && now < self.until",
+        "self.revision == revision",
     ),
     (
         "remembered-entry-after-a-later-one",
@@ -1638,7 +1638,8 @@ def copy_sources() -> None:
     for name in ["Cargo.toml", "Cargo.lock"]:
         text = (ROOT / name).read_text().replace(PACKAGE, PACKAGE + "0.0.0-mutant.")
         # The model does not start the program, so the program is not linked.
-        (COPY / name).write_text(text.replace("autotests = false", "autotests = false\nautobins = false").replace(BIN, "").replace(BUILD, ""))
+        text = text.replace("autotests = false", "autotests = false\nautobins = false")
+        (COPY / name).write_text(text.replace(BIN, "").replace(BUILD, ""))
     for name in ["src", "tests", "benches", "config"]:
         shutil.copytree(ROOT / name, COPY / name, copy_function=shutil.copyfile)
     # Only the model: the rest of the suite is not built. So much of what supports it is not used.

@@ -11,62 +11,19 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::divergence::Observations;
+use super::entry_fields::{is_of_one_response, shareable};
 use super::freshness::{FreshnessInfo, Lifetime};
 use super::lifetime;
+use super::link::Link;
 use super::staleness::AnswerCounters;
 use crate::budget::{Budget, Charge, Purpose};
 use crate::request::condition::{self, Validator};
 use crate::request::copied;
 use crate::request::digest::ShortDigest;
 
-/// The headers of shared entries: they describe the resource. Any other header may be about the caller of the request
-/// (its remaining quota, its session, a new token), so no other caller gets it.
-const SHAREABLE: [&str; 24] = [
-    "cache-control",
-    "cache-status",
-    "content-disposition",
-    "content-encoding",
-    "content-language",
-    "content-security-policy",
-    "content-type",
-    "cross-origin-resource-policy",
-    "date",
-    "etag",
-    "expires",
-    "last-modified",
-    "link",
-    "permissions-policy",
-    "pragma",
-    "referrer-policy",
-    "server",
-    "strict-transport-security",
-    "vary",
-    "via",
-    "www-authenticate",
-    "x-content-type-options",
-    "x-frame-options",
-    "x-xss-protection",
-];
-
-/// The headers that are about one response. They are in no entry. An entry that belongs to one caller has all other
-/// headers, except those that the response reserves ([`lifetime::reserved_fields`]).
-const OF_ONE_RESPONSE: [&str; 4] = ["age", "retry-after", "set-cookie", "x-request-id"];
-
-/// Prefixes of further headers of this kind: those that tell the remaining quota.
-const QUOTAS: [&str; 3] = ["ratelimit", "x-ratelimit", "x-apig-"];
-
 /// A 304 has no body, so these headers of a 304 are ignored.
 const BODY_HEADERS: [HeaderName; 5] =
     [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING];
-
-/// The headers of a response that callers other than its own may get.
-pub(crate) fn shareable(head: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    head.iter().filter(|(name, _)| SHAREABLE.contains(&name.as_str()))
-}
-
-fn is_of_one_response(name: &HeaderName) -> bool {
-    OF_ONE_RESPONSE.contains(&name.as_str()) || QUOTAS.iter().any(|prefix| name.as_str().starts_with(prefix))
-}
 
 /// The memory of one slot of a `HeaderMap`, used or not, in bytes. Measured. Small responses consist mostly of this.
 const FIELD: usize = 112;
@@ -97,7 +54,7 @@ pub struct Entry {
     head: HeaderMap,
     /// The status line and the head, as they are sent in HTTP/1.1. The fields of a 304 come first.
     head_text: Box<[u8]>,
-    /// Where these are.
+    /// The place of the fields of a 304 in `head_text`.
     not_modified_fields: Range<usize>,
     body: Bytes,
     removal_charge: Arc<OnceLock<Charge>>,
@@ -118,6 +75,14 @@ pub struct Entry {
     answers: Arc<AnswerCounters>,
     /// Whether the store has a later entry for the same request.
     is_replaced: AtomicBool,
+    /// Made when it is first used.
+    link: OnceLock<Arc<Link<Entry>>>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.link.get().into_iter().for_each(|link| link.end());
+    }
 }
 
 /// The parts of an entry before it is known who may see it.
@@ -207,6 +172,7 @@ impl EntryBuilder {
             earlier_hits: 0,
             answers: Arc::new(answers),
             is_replaced: AtomicBool::new(false),
+            link: OnceLock::new(),
         }
     }
 }
@@ -283,6 +249,10 @@ impl Entry {
         self.is_replaced.store(true, Ordering::Release);
     }
 
+    pub(crate) fn link(self: &Arc<Self>) -> &Arc<Link<Self>> {
+        self.link.get_or_init(|| Arc::new(Link::to(self)))
+    }
+
     /// Whether the store has a later entry for the same request.
     pub(crate) fn is_replaced(&self) -> bool {
         self.is_replaced.load(Ordering::Acquire)
@@ -338,7 +308,7 @@ impl Entry {
     }
 }
 
-/// The text of a head, and where its first fields are: the `of_304` of a 304.
+/// The text of a head, and the place of its first `of_304` fields in it.
 fn head_text(status: StatusCode, head: &HeaderMap, of_304: usize) -> (Box<[u8]>, Range<usize>) {
     let reason = status.canonical_reason().unwrap_or_default();
     let mut text = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
@@ -357,6 +327,8 @@ fn head_text(status: StatusCode, head: &HeaderMap, of_304: usize) -> (Box<[u8]>,
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Weak;
+
     use super::*;
     use crate::clock::Clock;
 
@@ -419,6 +391,19 @@ mod tests {
         let entry = Entry::new_private(&entry.revalidated(&not_modified), freshness_info);
         let names: Vec<_> = entry.head().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["cache-control", "content-length", "x-added", "x-subject-token"]);
+    }
+
+    #[test]
+    fn a_link_leads_to_an_entry_and_keeps_nothing_of_it() {
+        let freshness_info =
+            FreshnessInfo { sent: Clock::System.now(), initial_age: Duration::ZERO, lifetime: Lifetime::default() };
+        let entry = Arc::new(Entry::new(&Response::new(Bytes::new()), freshness_info, None));
+        let link = Arc::clone(entry.link());
+        assert!(link.value().is_some_and(|linked| Arc::ptr_eq(&linked, &entry)));
+        assert_eq!(Arc::weak_count(&entry), 1, "all that is linked shares one weak reference");
+        drop(entry);
+        assert!(link.value().is_none());
+        assert!(Weak::ptr_eq(&link.weak(), &Weak::new()), "the link keeps the memory");
     }
 
     #[test]

@@ -284,6 +284,8 @@ impl Grants {
         if settings.max_grants != tables.settings.max_grants {
             tables.grants.resize(settings.max_grants);
             tables.caller_services.resize(settings.max_grants);
+            // Grants may have been removed.
+            self.revocations.add_for_process();
         }
         (tables.settings, tables.first_renewal) = (settings, settings.first_renewal());
     }
@@ -335,7 +337,7 @@ impl Grants {
         pending_grant
     }
 
-    /// The end of a denial's work. It was about a caller that had grants, or had none.
+    /// Must be called at the end of each denial. `had_grants`: whether the denial ended a grant.
     fn record_denial(&self, had_grants: bool, tables: MutexGuard<'_, GrantTables>) {
         let has_evicted = tables.grants.has_evicted() || tables.caller_services.has_evicted();
         drop(tables);
@@ -343,7 +345,7 @@ impl Grants {
             self.revocations.add();
         } else if has_evicted {
             // The caller may have had a grant that was removed because the table was full. A look-up may remember it.
-            self.revocations.add_lapse();
+            self.revocations.add_for_process();
         }
     }
 

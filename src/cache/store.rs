@@ -311,11 +311,8 @@ impl Store {
     /// Removes the shared entries of a scope or operation that has become private. It does not hold the lock, because
     /// hits need it. This is safe: no request uses a shared key of a private scope.
     fn remove_shared(&self, is_private: impl Fn(&Scope) -> bool) {
-        // Removing takes a while. What is remembered of shared entries must end before.
-        self.revocations.add();
         self.remove(|cache_key| cache_key.owner.is_none() && is_private(cache_key.key.scope()));
         self.staleness.forget_shared(is_private);
-        self.revocations.add();
     }
 
     /// Stores a 400, 404 or 405, unless a newer response is known.
@@ -374,10 +371,7 @@ impl Store {
         for (cache_key, _) in self.negatives.iter().filter(|(cache_key, _)| selection.matches(&cache_key.key)) {
             self.negatives.invalidate(cache_key.as_ref());
         }
-        let purged = self.remove(|cache_key| selection.matches(&cache_key.key));
-        // A snapshot that was begun before this may have what is gone now.
-        self.revocations.add();
-        purged
+        self.remove(|cache_key| selection.matches(&cache_key.key))
     }
 
     /// The time of the latest purge, whatever it selected.
@@ -387,10 +381,14 @@ impl Store {
 
     fn remove(&self, condition: impl Fn(&CacheKey) -> bool) -> usize {
         let mut removed = 0;
+        // Removing takes a while. Remembered look-ups must end before.
+        self.revocations.add();
         for (cache_key, _) in self.entries.iter().filter(|(cache_key, _)| condition(cache_key)) {
             self.entries.invalidate(cache_key.as_ref());
             removed += 1;
         }
+        // A snapshot that was begun meanwhile may have what is gone now.
+        self.revocations.add();
         removed
     }
 

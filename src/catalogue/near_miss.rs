@@ -1,5 +1,5 @@
-//! Which operation a request almost is: one with a doubled slash, in another case or with another method is relayed, and
-//! its client may not know why it is never answered from memory. This is for operators. Nothing is decided with it.
+//! Which operation a request almost is: one with a doubled slash or in another case is relayed,
+//! and its client may not know why it is never answered from memory. This is for operators. Nothing is decided with it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use super::{Catalogue, Operation};
 /// What keeps a request from being one for an operation. The smallest difference comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
-    Method,
     TrailingSlash,
     DoubledSlash,
     Case,
@@ -22,7 +21,6 @@ pub enum Difference {
 impl Difference {
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Method => "the method is neither GET nor HEAD",
             Self::TrailingSlash => "the path ends with a slash",
             Self::DoubledSlash => "the path has an empty segment (//)",
             Self::Case => "the path has letters in another case",
@@ -49,10 +47,9 @@ impl Catalogue {
     /// The operation that a request for none almost is. `None` if there is no such operation, or the request is for one.
     pub fn near_miss(&self, method: &Method, path: &str) -> Option<NearMiss<'_>> {
         let is_read = method == Method::GET || method == Method::HEAD;
-        if let Some((operation, _)) = self.operation(path) {
-            // Browsers ask with OPTIONS for any path.
-            let is_other = !is_read && method != Method::OPTIONS;
-            return is_other.then_some(NearMiss { operation, difference: Difference::Method });
+        // Another method on the path of an operation is no mistake: it changes what the operation lists.
+        if self.operation(path).is_some() {
+            return None;
         }
         let (mut segments, mut count) = ([""; MAX_SEGMENTS], 0);
         let path = path.strip_prefix('/').filter(|_| is_read)?;
@@ -108,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_operation_that_a_request_almost_is_has_its_difference() {
-        use Difference::{Case, DoubledSlash, Method, TrailingSlash, Version};
+        use Difference::{Case, DoubledSlash, TrailingSlash, Version};
         let mut catalogue = Catalogue::for_tests(Vec::new());
         for (name, path) in [("Kinds", "/v3/{project_id}/{kind}"), ("Zones", "/own/zones")] {
             let operation = Operation::new(name, Service::Workspace, path.parse().unwrap(), Vec::new());
@@ -126,7 +123,7 @@ mod tests {
             ("GET /v1/p/products", Some(("ListProducts", Version))),
             ("GET /p/product", Some(("ListProduct", Version))),
             ("GET /own/zones/", Some(("Zones", TrailingSlash))),
-            ("POST /v2/p/products", Some(("ListProducts", Method))),
+            ("POST /v2/p/products", None),
             ("POST /v2/p/products/", None),
             ("OPTIONS /v2/p/products", None),
             ("GET /v2/p/products", None),

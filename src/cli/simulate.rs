@@ -202,7 +202,7 @@ async fn show_requests(simulator: &Simulator) {
     }
 }
 
-/// Prints lines. The simulator goes on if nobody reads them.
+/// Prints lines. A closed output does not stop the simulator. One that is not read does.
 fn say(lines: &str) {
     let _ = writeln!(io::stdout(), "{lines}");
 }

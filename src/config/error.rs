@@ -69,12 +69,14 @@ impl ConfigError {
 
 /// Replaces what is in quotes before what is expected.
 fn without_values(message: &str) -> String {
-    let (given, expected) = message.find("expected ").map_or((message, ""), |at| message.split_at(at));
-    let is_value = given.contains("invalid type: ") || given.contains("invalid value: ");
+    let is_value = message.contains("invalid type: ") || message.contains("invalid value: ");
     let (mut shown, mut open) = (String::new(), None);
-    let mut characters = given.chars();
-    while let Some(character) = characters.next() {
+    let mut characters = message.chars();
+    loop {
+        let rest = characters.as_str();
+        let Some(character) = characters.next() else { return shown };
         match open {
+            None if rest.starts_with("expected ") => return shown + rest,
             Some(_) if character == '\\' => drop(characters.next()),
             Some(quote) if character == quote => open = None,
             Some(_) => {}
@@ -85,7 +87,6 @@ fn without_values(message: &str) -> String {
             None => shown.push(character),
         }
     }
-    shown + expected
 }
 
 fn one_line(errors: &[ConfigError]) -> String {
@@ -102,6 +103,10 @@ mod tests {
             (
                 r#"cache.ttl: invalid value: string "hu\"sh", expected a duration such as "5m""#,
                 r#"cache.ttl: invalid value: string (not shown), expected a duration such as "5m""#,
+            ),
+            (
+                r#"cache.ttl: invalid value: string "is expected secret", expected a duration"#,
+                "cache.ttl: invalid value: string (not shown), expected a duration",
             ),
             (
                 "listen.admin_token: invalid type: integer `12345`, expected a string",

@@ -12,7 +12,7 @@ use crate::request::fingerprint::{BuildFingerprintHasher, Fingerprint};
 use crate::sync::Mutex;
 
 /// The capacity. The most recently used half is never evicted.
-pub const MAX_HEADS: usize = 20 * 1024;
+pub const MAX_HEADS: usize = 20_000;
 
 /// The number of marks of heads that have come once.
 const MARKS: usize = 32 * 1024;

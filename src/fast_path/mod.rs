@@ -5,9 +5,9 @@
 //!
 //! Reading the same head gives the same result: operation, key, caller and directives. If the request was a hit, the
 //! fast path remembers that result (a *lookup*) under a keyed fingerprint of the head. It must not remember a
-//! credential. The mode, the signature, the grant, the entry and its freshness are checked for each request: grant and
-//! entry by a counter that changes whenever something is revoked, and for at most a second without it. If there is no
-//! fresh entry that the caller may get, the request takes the full path.
+//! credential. It checks the mode, the signature and the freshness for each request. It looks up grant and entry at least
+//! once a second, and after each revocation. If there is no fresh entry that the caller may get, the request takes the
+//! full path.
 //!
 //! It has two users:
 //!

@@ -70,7 +70,7 @@ impl Gateway {
             health: observer.health(service),
             error: observer.noticed.call_error(service),
             local_failure: observer.noticed.local_failure(service),
-            accepted: calls(|status| status.starts_with(['2', '3', '4']) && status != "401" && status != "403"),
+            accepted: calls(|status| status.starts_with(['2', '3']) || ["400", "404", "405"].contains(&status)),
             refused: calls(is_refusal),
             limits: self
                 .fetcher

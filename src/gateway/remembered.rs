@@ -4,8 +4,8 @@
 //! remembered look-up is valid while both are the same. For a signed request the gateway also remembers what verifies
 //! another date and signature. The signature is verified for each request.
 //!
-//! With many callers and keys, the table of grants and the store cost most of a hit, because each of their look-ups waits
-//! for memory. So the entry that they allowed is remembered for a second, and no longer than nothing is revoked.
+//! The look-ups of the grant and the entry would cost most of a hit if there are many callers and keys. So the gateway
+//! remembers the entry for at most 1 s. A revocation ends this at once.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -18,6 +18,7 @@ use super::look_up::accepts;
 use super::{ActiveConfig, CacheRequest, Connection, Gateway, Lookup, charge};
 use crate::budget::ConnectionClass;
 use crate::cache::entry::Entry;
+use crate::cache::link::Link;
 use crate::catalogue::Service;
 use crate::config::Mode;
 use crate::fast_path::{FastPath, Hit, HitSource, ReceivedHead, RequestTracker, VaryingFields, is_varying};
@@ -35,16 +36,16 @@ use crate::telemetry::record::RequestRecord;
 const MAX_KEY_SIZE: usize = 512;
 const MAX_SIGNED_SIZE: usize = 640;
 
-/// How long an allowed entry is remembered. After that the store and the grant count the next hit as a use: moka decides
-/// by this what it evicts, and the pace of a caller when its grant is renewed.
-const ALLOWED_FOR: Duration = Duration::from_secs(1);
+/// For how long the entry is remembered. Then the next hit counts as a use again: moka evicts by use, and grants are renewed
+/// by their callers' pace.
+const REMEMBERED_FOR: Duration = Duration::from_secs(1);
 
 /// The result of reading a head.
 pub struct RememberedLookup {
     lookup: Arc<Lookup>,
-    /// Those of `lookup`, which most hits need not read: with many heads, each of its lines waits for memory.
+    /// A copy of `lookup.directives`. Most hits then do not read `lookup`, which saves a cache miss.
     directives: RequestDirectives,
-    allowed: Mutex<Option<AllowedEntry>>,
+    entry: Mutex<Option<RememberedEntry>>,
     /// What verifies the signature. `None` if the request has a token.
     signed: Option<Box<RepeatedRequest>>,
     /// The active config with which it was read.
@@ -55,21 +56,19 @@ pub struct RememberedLookup {
     local: SocketAddr,
 }
 
-/// An entry that the caller may get: it had a grant, and the store had no other entry. Its freshness is not a part of
-/// that.
-struct AllowedEntry {
-    /// Weak, so that it keeps no memory that the store has freed.
-    entry: Weak<Entry>,
-    /// Of grants and store, see [`crate::cache::revocations::Revocations::generation`].
-    generation: u64,
+/// The entry of the latest look-up by a caller with a grant. Its freshness is checked for each request.
+struct RememberedEntry {
+    link: Arc<Link<Entry>>,
+    /// See [`crate::cache::revocations::Revocations::revision`].
+    revision: u64,
     until: Instant,
 }
 
-impl AllowedEntry {
+impl RememberedEntry {
     /// The entry, unless something has changed.
-    fn get(&self, generation: u64, now: Instant) -> Option<Arc<Entry>> {
-        let is_unchanged = self.generation == generation && now < self.until;
-        self.entry.upgrade().filter(|entry| is_unchanged && !entry.is_replaced())
+    fn get(&self, revision: u64, now: Instant) -> Option<Arc<Entry>> {
+        let is_unchanged = self.revision == revision && now < self.until;
+        self.link.value().filter(|entry| is_unchanged && !entry.is_replaced())
     }
 }
 
@@ -100,7 +99,7 @@ impl Gateway {
         let lookup = RememberedLookup {
             lookup: Arc::clone(lookup),
             directives: lookup.directives,
-            allowed: Mutex::default(),
+            entry: Mutex::default(),
             signed,
             active: Arc::downgrade(active),
             max_head_size: active.settings.limits.max_head_size.bytes(),
@@ -125,14 +124,14 @@ impl Gateway {
     /// The fresh entry for the caller of a remembered look-up.
     fn fresh(&self, remembered: &RememberedLookup, now: Instant) -> Option<Arc<Entry>> {
         // Before the look-up: what is revoked meanwhile must end the result.
-        let generation = self.memory.revocations.generation();
-        let mut allowed = remembered.allowed.lock();
-        if let Some(entry) = allowed.as_ref().and_then(|allowed| allowed.get(generation, now)) {
+        let revision = self.memory.revocations.revision();
+        let mut known = remembered.entry.lock();
+        if let Some(entry) = known.as_ref().and_then(|known| known.get(revision, now)) {
             return accepts(remembered.directives, &entry, now).then_some(entry);
         }
         let (entry, until) = self.memory.fresh(&remembered.lookup, now)?;
-        let until = until.min(now + ALLOWED_FOR);
-        *allowed = Some(AllowedEntry { entry: Arc::downgrade(&entry), generation, until });
+        let until = until.min(now + REMEMBERED_FOR);
+        *known = Some(RememberedEntry { link: Arc::clone(entry.link()), revision, until });
         Some(entry)
     }
 
@@ -187,6 +186,7 @@ impl HitSource for Gateway {
         }
         entry.hit(now);
         // A caller with a grant is known.
+        // `raise` checks this, too. Here it saves a read of `lookup`.
         if connection.account.class() < ConnectionClass::Known {
             connection.account.raise(ConnectionClass::Known, Some(lookup.lookup.caller_scope.caller));
         }

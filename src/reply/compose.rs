@@ -10,7 +10,8 @@ use http::header::{AGE, ALLOW, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::Content;
-use crate::cache::entry::{self, Entry};
+use crate::cache::entry::Entry;
+use crate::cache::entry_fields::shareable;
 use crate::cache::miss::Miss;
 use crate::request::digest::ShortDigest;
 use crate::request::validate::ALLOWED_METHODS;
@@ -187,7 +188,7 @@ pub(crate) fn from_response(fetched: &Response<Bytes>, age: Option<Duration>, co
     *response.headers_mut() = fetched.headers().clone();
     let headers = response.headers_mut();
     if collapsed {
-        *headers = entry::shareable(fetched.headers()).map(|(name, value)| (name.clone(), value.clone())).collect();
+        *headers = shareable(fetched.headers()).map(|(name, value)| (name.clone(), value.clone())).collect();
     }
     if let Some(age) = age {
         set_age(headers, age);

@@ -29,8 +29,9 @@ use http::HeaderValue;
 use strum::{IntoStaticStr, VariantArray};
 
 /// The request id. Each response has its own; it is never stored.
-pub(crate) const CACHE_STATUS: http::HeaderName = http::HeaderName::from_static("cache-status");
 pub(crate) const X_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
+/// How the cache handled a request (RFC 9211).
+pub(crate) const CACHE_STATUS: http::HeaderName = http::HeaderName::from_static("cache-status");
 
 /// Copies a header value, so that it does not keep the whole read buffer in memory.
 pub(crate) fn copied(value: &HeaderValue) -> HeaderValue {

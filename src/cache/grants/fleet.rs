@@ -112,6 +112,6 @@ impl Grants {
             grant.basis = Basis::Lapsed { covers_until };
         }
         drop(tables);
-        self.revocations.add_lapse();
+        self.revocations.add_for_process();
     }
 }

@@ -39,7 +39,7 @@ pub(crate) struct RenewalPolicy {
 pub(crate) enum GrantUse {
     NotGranted,
     Granted {
-        /// It stays so until this time, unless grants end early ([`Revocations::generation`]).
+        /// It stays so until this time, unless grants end early ([`Revocations::revision`]).
         until: Instant,
     },
     RenewalDue,

@@ -356,11 +356,11 @@ fn a_look_up_may_be_remembered_until_a_renewal_may_be_due_or_grants_end() {
     let grants = Arc::new(Grants::new(SETTINGS, Arc::clone(&revocations)));
     let start = Clock::System.now();
     let prove = |token: &str| grants.begin_call(caller_scope(token, "/v2/p/products"), start).proved(start);
-    // Whether a denial of the caller changes the generation.
+    // Whether a denial of the caller changes the revision.
     let denial_counts = |token: &str| {
-        let before = revocations.generation();
+        let before = revocations.revision();
         grants.begin_call(caller_scope(token, "/v2/p/products"), start).denied(StatusCode::FORBIDDEN);
-        revocations.generation() != before
+        revocations.revision() != before
     };
     prove("a");
     let until = start + 180 * SECOND;
@@ -370,8 +370,8 @@ fn a_look_up_may_be_remembered_until_a_renewal_may_be_due_or_grants_end() {
         prove(&number.to_string());
     }
     assert!(denial_counts("0"), "its grant was removed because the table was full");
-    let before = (revocations.generation(), revocations.count());
+    let before = (revocations.revision(), revocations.count());
     grants.lapse_all(start);
-    assert_ne!(revocations.generation(), before.0);
+    assert_ne!(revocations.revision(), before.0);
     assert_eq!(revocations.count(), before.1, "a snapshot stays valid");
 }
