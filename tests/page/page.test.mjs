@@ -176,7 +176,7 @@ test("stale answers are shown with their range, their changes and the TTL in for
     assert.ok(await isHidden("#staleness-operations"));
     assert.ok(await isHidden("#staleness-unknown"));
     assert.ok(!(await isHidden("#no-staleness")));
-    assert.equal(await tab.text("#no-staleness"), "Nothing was answered from memory in the last hour.");
+    assert.equal(await tab.text("#no-staleness"), "No figures yet: nothing was answered from memory in the last hour, or the first minute is not over.");
     // An operation without answers beside others.
     gateway.status = () => ({ ...busy(9), staleness: [busy().staleness[0], fresh().staleness[1]] });
     await tab.pass(2);
@@ -256,7 +256,7 @@ test("a gateway that does not measure stale answers has no panel for them", asyn
     gateway.status = () => ({ ...busy(4800), staleness: [] });
     await tab.pass(2);
     assert.ok(!(await isHidden("#no-staleness")));
-    assert.equal(await tab.text("#no-staleness"), "Nothing was answered from memory in the last hour.");
+    assert.equal(await tab.text("#no-staleness"), "No figures yet: nothing was answered from memory in the last hour, or the first minute is not over.");
     assert.ok(await isHidden("#staleness-operations"));
     assert.ok(!(await tab.text("main")).match(/NaN|undefined|null|Infinity/));
 });
