@@ -73,7 +73,7 @@ pub struct Entry {
     pub(super) earlier_hits: u64,
     /// The answers that are made from this entry, by age.
     answers: Arc<AnswerCounters>,
-    /// Whether the store has a later entry for the same request.
+    /// Whether the store may have a later entry for the same request.
     is_replaced: AtomicBool,
     /// Made when it is first used.
     link: OnceLock<Arc<Link<Entry>>>,
@@ -244,7 +244,7 @@ impl Entry {
         self.earlier_hits + self.answers.total()
     }
 
-    /// Must be called before a later entry for the same request is stored.
+    /// Must be called before a later entry for the same request is stored, and when the store has removed this one.
     pub(super) fn set_replaced(&self) {
         self.is_replaced.store(true, Ordering::Release);
     }
@@ -253,7 +253,7 @@ impl Entry {
         self.link.get_or_init(|| Arc::new(Link::to(self)))
     }
 
-    /// Whether the store has a later entry for the same request.
+    /// Whether the store may have a later entry for the same request.
     pub(crate) fn is_replaced(&self) -> bool {
         self.is_replaced.load(Ordering::Acquire)
     }

@@ -337,15 +337,13 @@ impl Grants {
         pending_grant
     }
 
-    /// Must be called at the end of each denial. `had_grants`: whether the denial ended a grant.
+    /// Must be called at the end of each denial. `had_grants`: whether the denial ended a grant. If grants have been removed
+    /// because the table was full, this caller may have had one: a snapshot, or a remembered look-up, may still know it.
     fn record_denial(&self, had_grants: bool, tables: MutexGuard<'_, GrantTables>) {
-        let has_evicted = tables.grants.has_evicted() || tables.caller_services.has_evicted();
+        let has_removed = tables.grants.has_removed() || tables.caller_services.has_removed();
         drop(tables);
-        if had_grants {
+        if had_grants || has_removed {
             self.revocations.add();
-        } else if has_evicted {
-            // The caller may have had a grant that was removed because the table was full. A look-up may remember it.
-            self.revocations.add_for_process();
         }
     }
 

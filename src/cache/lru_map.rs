@@ -17,6 +17,7 @@ pub(crate) struct LruMap<K, V, S = RandomState> {
     half: usize,
     /// The number of times that the young generation has become the old one.
     turns: u64,
+    is_resized: bool,
 }
 
 /// What remains to be visited: the entries below these positions in each generation.
@@ -30,12 +31,13 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> LruMap<K, V, S> {
     /// A map for at most `capacity` keys. The capacity is rounded up to an even number, and is at least 2.
     pub(crate) fn new(capacity: usize) -> Self {
         let half = capacity.div_ceil(2).max(1);
-        Self { young: IndexMap::default(), old: IndexMap::default(), half, turns: 0 }
+        Self { young: IndexMap::default(), old: IndexMap::default(), half, turns: 0, is_resized: false }
     }
 
     /// Changes the capacity. If there are more keys, arbitrary ones are removed.
     pub(super) fn resize(&mut self, capacity: usize) {
         self.half = capacity.div_ceil(2).max(1);
+        self.is_resized = true;
         for keys in [&mut self.young, &mut self.old] {
             let mut room = self.half;
             keys.retain(|_, _| {
@@ -93,9 +95,9 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> LruMap<K, V, S> {
         self.young.values_mut().chain(self.old.values_mut())
     }
 
-    /// Whether entries may have been removed because the map was full.
-    pub(super) fn has_evicted(&self) -> bool {
-        self.turns > 0
+    /// Whether entries may have been removed because there was no room.
+    pub(super) fn has_removed(&self) -> bool {
+        self.turns > 0 || self.is_resized
     }
 
     /// All entries that are present now, for [`Self::visit_some`].

@@ -156,6 +156,8 @@ impl Store {
             .expire_after(EntryExpiry)
             .eviction_listener(move |_cache_key, entry, cause| {
                 entry.charge_after_removal(&budget);
+                // Later ones cannot say so: they do not find it any more.
+                entry.set_replaced();
                 match cause {
                     RemovalCause::Size => evicted("size"),
                     RemovalCause::Expired => evicted("expired"),

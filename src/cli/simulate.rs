@@ -25,6 +25,9 @@ use crate::simulator::{ChangeUnit, EnforcedQuota, IssuedKey, QuotaWindow, Simula
 /// The project of the simulated lists.
 pub(super) const PROJECT: &str = "00000000000000000000000000000001";
 
+/// How many characters of a target are printed.
+const MAX_SHOWN: usize = 300;
+
 const TOKEN: &str = "simulated-token";
 const KEY_ID: &str = "SIMULATEDACCESSKEY01";
 const KEY_SECRET: &str = "simulated-secret";
@@ -196,7 +199,8 @@ async fn show_requests(simulator: &Simulator) {
         let elapsed = Clock::System.timer_now().saturating_duration_since(start).as_secs_f64();
         let mut lines = String::new();
         for request in simulator.take_requests() {
-            let _ = writeln!(lines, "{elapsed:8.1} s  {} {}", request.method, request.target);
+            let target: String = request.target.escape_debug().take(MAX_SHOWN).collect();
+            let _ = writeln!(lines, "{elapsed:8.1} s  {} {target}", request.method);
         }
         say(lines.trim_end());
     }

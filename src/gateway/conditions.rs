@@ -56,10 +56,11 @@ impl Gateway {
     fn service_facts(&self, active: &ActiveConfig, service: Service, now: Instant) -> ServiceFacts {
         let (name, observer) = (service.as_str(), &self.observer);
         let by_status = Series::of(&observer.metrics.upstream_requests).by("status", &[("service", name)]);
-        let calls = |is_chosen: fn(&str) -> bool| {
+        let calls = |is_chosen: &dyn Fn(&str) -> bool| -> u64 {
             by_status.iter().filter(|(status, _)| is_chosen(status)).map(|(_, calls)| calls).sum()
         };
         let is_refusal = |status: &str| status == "401" || status == "403";
+        let is_accepted = |status: &str| status.starts_with(['2', '3']) || ["400", "404", "405"].contains(&status);
         let throttled = observer.events.recent().into_iter().find(|row| {
             // The latest come first.
             row.event == Event::Throttled && row.service == Some(service)
@@ -70,8 +71,9 @@ impl Gateway {
             health: observer.health(service),
             error: observer.noticed.call_error(service),
             local_failure: observer.noticed.local_failure(service),
-            accepted: calls(|status| status.starts_with(['2', '3']) || ["400", "404", "405"].contains(&status)),
-            refused: calls(is_refusal),
+            accepted: calls(&is_accepted),
+            refused: calls(&is_refusal),
+            failed: calls(&|status| !is_accepted(status) && !is_refusal(status) && status != "429"),
             limits: self
                 .fetcher
                 .ledger

@@ -24,6 +24,9 @@ use crate::stream::BoxError;
 /// So hyper does not hold a whole body for a client whose window is closed, and every piece shows progress.
 const PIECE: usize = 16 * 1024;
 
+/// The largest last piece of a response in HTTP/2, in bytes.
+const LAST_PIECE: usize = 1024;
+
 /// The body of a request. Its end is recorded, also when it is dropped before its end.
 pub(super) struct TrackedRequestBody {
     incoming: Incoming,
@@ -188,11 +191,11 @@ impl<B: Body<Data = Bytes>> TrackedResponseBody<B> {
         }
     }
 
-    /// The next piece of the rest. The last one is copied: it may wait for the client while the memory of the whole
-    /// frame is freed.
+    /// The next piece of the rest. The last one is small and is copied. It may wait for the client after the stream's task
+    /// has ended: then nothing limits how long, and nothing charges it.
     fn piece(&mut self) -> Bytes {
-        if self.remaining.len() > PIECE {
-            return self.remaining.split_to(PIECE);
+        if self.remaining.len() > LAST_PIECE {
+            return self.remaining.split_to(PIECE.min(self.remaining.len() - LAST_PIECE));
         }
         Bytes::copy_from_slice(&std::mem::take(&mut self.remaining))
     }
@@ -214,7 +217,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedResponseBody<B> {
                 return Poll::Pending;
             };
             match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) if this.tracker.is_http2 && data.len() > PIECE => {
+                Some(Ok(Ok(data))) if this.tracker.is_http2 && data.len() > LAST_PIECE => {
                     this.remaining = data;
                     Some(Ok(Frame::data(this.piece())))
                 }

@@ -107,9 +107,11 @@ pub(crate) struct ServiceFacts {
     pub error: Option<String>,
     /// The latest failure in the gateway itself.
     pub local_failure: Option<(Instant, String)>,
-    /// How many calls upstream has accepted, and refused with 401 or 403.
+    /// How many calls upstream has accepted, and refused with 401 or 403, and how many have failed in other ways than by a
+    /// 429.
     pub accepted: u64,
     pub refused: u64,
+    pub failed: u64,
     pub limits: Vec<LimitState>,
     /// How long ago upstream has throttled a call.
     pub throttled: Option<Duration>,
@@ -133,6 +135,9 @@ const RENEWAL: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// So many refused calls, without an accepted one, are no client's mistake alone.
 const MANY_REFUSALS: u64 = 5;
+
+/// So many failed calls, without any other, are no accident.
+const MANY_FAILURES: u64 = 3;
 
 /// So many repeated refusals in a minute come from a client that does not stop.
 const MANY_REPETITIONS: u64 = 10;
@@ -188,10 +193,7 @@ fn of_service(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
             (None, None) => health.last_failure.unwrap_or("the call has failed").to_owned(),
         };
         let condition = if health.last_answer.is_none() {
-            let what = format!("no call to {name} ({origin}) has succeeded since the start: {why}");
-            let advice =
-                "Check region, upstream.workspace_url and upstream.appstream_url: workspace-gateway check --probe";
-            Condition::critical(Cause::UpstreamNeverAnswered, what, advice)
+            never_answered(service, &why)
         } else {
             let (calls, have) = if health.failures == 1 { ("call", "has") } else { ("calls", "have") };
             let what = format!("{name} is failing: {why}; {} {calls} {have} failed", health.failures);
@@ -201,6 +203,9 @@ fn of_service(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
             Condition::new(Cause::UpstreamFailing, severity, what, advice)
         };
         found.push(condition.of(name).since(health.since));
+    } else if service.accepted + service.refused == 0 && service.failed >= MANY_FAILURES {
+        // The health of a service counts only calls of proved callers, and those without a connection.
+        found.push(never_answered(service, &format!("{} calls have failed", service.failed)).of(name));
     }
     if let Some((at, error)) = &service.local_failure
         && now.saturating_duration_since(*at) < REMEMBERED
@@ -216,6 +221,12 @@ fn of_service(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
     }
     found.extend(throttled(service));
     found
+}
+
+fn never_answered(ServiceFacts { name, origin, .. }: &ServiceFacts, why: &str) -> Condition {
+    let what = format!("no call to {name} ({origin}) has succeeded since the start: {why}");
+    let advice = "Check region, upstream.workspace_url and upstream.appstream_url: workspace-gateway check --probe";
+    Condition::critical(Cause::UpstreamNeverAnswered, what, advice)
 }
 
 fn throttled(service: &ServiceFacts) -> Vec<Condition> {

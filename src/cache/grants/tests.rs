@@ -369,7 +369,9 @@ fn a_look_up_may_be_remembered_until_a_renewal_may_be_due_or_grants_end() {
     for number in 0..2 * SETTINGS.max_grants {
         prove(&number.to_string());
     }
+    let snapshots = revocations.count();
     assert!(denial_counts("0"), "its grant was removed because the table was full");
+    assert_ne!(revocations.count(), snapshots, "a snapshot may have its proof");
     let before = (revocations.revision(), revocations.count());
     grants.lapse_all(start);
     assert_ne!(revocations.revision(), before.0);

@@ -19,6 +19,7 @@ fn good() -> Facts {
         local_failure: None,
         accepted: 10,
         refused: 0,
+        failed: 0,
         limits: Vec::new(),
         throttled: None,
     };
@@ -66,7 +67,7 @@ type Expected = Option<(Cause, Severity, &'static str)>;
 #[test]
 fn each_cause_has_its_severity_and_names_what_is_wrong() {
     use Severity::{Critical, Warning};
-    let cases: [(Change, Expected); 37] = [
+    let cases: [(Change, Expected); 40] = [
         (|_| {}, None),
         (|it| it.services[0].health = None, None),
         (
@@ -106,6 +107,12 @@ fn each_cause_has_its_severity_and_names_what_is_wrong() {
             Some((Cause::NothingAccepted, Critical, "has refused all 5 calls since the start")),
         ),
         (|it| (it.services[0].accepted, it.services[0].refused) = (0, 4), None),
+        (
+            |it| (it.services[0].accepted, it.services[0].failed) = (0, 3),
+            Some((Cause::UpstreamNeverAnswered, Critical, "has succeeded since the start: 3 calls have failed")),
+        ),
+        (|it| (it.services[0].accepted, it.services[0].failed) = (0, 2), None),
+        (|it| (it.services[0].accepted, it.services[0].failed) = (1, 500), None),
         (|it| (it.services[0].accepted, it.services[0].refused) = (1, 500), None),
         (
             |it| it.services[0].limits = vec![limit(0, MINUTE)],
