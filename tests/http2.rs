@@ -332,6 +332,25 @@ async fn requests_reset_one_by_one_also_close_the_connection() {
 }
 
 #[tokio::test]
+async fn a_response_whose_end_has_no_flow_control_window_is_reset() {
+    let world = world("[limits]\nwrite_timeout = \"50ms\"").await;
+    // More than six pieces of 16 KiB. The window ends in the rest.
+    world.simulator.set_list_body(Some(Bytes::from(format!("{{\"products\":[\"{}\"]}}", "x".repeat(110_000)))));
+    world.get(LIST).await;
+    let stream = TcpStream::connect(world.server.proxy_address()).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    let builder = builder.initial_window_size(105_000).initial_connection_window_size(8 << 20);
+    let (sender, connection) = builder.handshake::<_, Bytes>(stream).await.unwrap();
+    tokio::spawn(connection);
+    let uri = format!("http://g{}", LIST.replace("PROJECT", PROJECT));
+    let request = Request::get(uri).header("x-auth-token", &world.token).body(()).unwrap();
+    let mut sender = sender.ready().await.unwrap();
+    let unread = within(sender.send_request(request, true).unwrap().0).await.unwrap();
+    world.until_metric("workspace_gateway_connections_ended_total{cause=\"write-timeout\"}", 1.0).await;
+    drop(unread);
+}
+
+#[tokio::test]
 async fn a_response_without_flow_control_window_is_reset_and_others_continue() {
     let world = world("[limits]\nwrite_timeout = \"50ms\"").await;
     let list = format!("{{\"products\":[\"{}\"]}}", "x".repeat(1_000_000));
