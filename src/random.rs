@@ -13,7 +13,8 @@ use crate::sync::Mutex;
 /// took a tenth of its instructions with the hasher of std (SipHash).
 ///
 /// foldhash is the hasher of hashbrown. Its seed is random in each process and differs between maps. It resists collisions
-/// as long as nobody sees hashes or their timing. Clients choose only addresses among the keys, and these maps are bounded.
+/// as long as nobody sees hashes or their timing. These maps are bounded, and what a client chooses in a request key is
+/// hashed with a secret before (`request/key.rs`).
 pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// The source of random bytes.
