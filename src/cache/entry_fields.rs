@@ -32,7 +32,7 @@ const SHAREABLE: [&str; 24] = [
 ];
 
 /// The headers that are about one response. They are in no entry. An entry that belongs to one caller has all other
-/// headers, except those that the response reserves ([`lifetime::reserved_fields`]).
+/// headers, except those that the response reserves ([`super::lifetime::reserved_fields`]).
 const OF_ONE_RESPONSE: [&str; 4] = ["age", "retry-after", "set-cookie", "x-request-id"];
 
 /// Prefixes of further headers of this kind: those that tell the remaining quota.

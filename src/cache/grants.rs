@@ -338,7 +338,7 @@ impl Grants {
     }
 
     /// Must be called at the end of each denial. `had_grants`: whether the denial ended a grant. If grants have been removed
-    /// because the table was full, this caller may have had one: a snapshot, or a remembered look-up, may still know it.
+    /// because there was no room, this caller may have had one: a snapshot, or a remembered look-up, may still know it.
     fn record_denial(&self, had_grants: bool, tables: MutexGuard<'_, GrantTables>) {
         let has_removed = tables.grants.has_removed() || tables.caller_services.has_removed();
         drop(tables);

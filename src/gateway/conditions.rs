@@ -10,6 +10,11 @@ use crate::telemetry::conditions::{Condition, Facts, FleetFacts, ServiceFacts, c
 use crate::telemetry::events::Event;
 use crate::telemetry::logs;
 use crate::telemetry::series::Series;
+use crate::upstream::Failure;
+
+/// Of these upstream is the cause. A client can cause others: it leaves, or its body is malformed.
+const UPSTREAM_FAILURES: [Failure; 5] =
+    [Failure::Connect, Failure::Tls, Failure::FirstByte, Failure::Timeout, Failure::Broken];
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -73,7 +78,9 @@ impl Gateway {
             local_failure: observer.noticed.local_failure(service),
             accepted: calls(&is_accepted),
             refused: calls(&is_refusal),
-            failed: calls(&|status| !is_accepted(status) && !is_refusal(status) && status != "429"),
+            failed: calls(&|status| {
+                status.starts_with('5') || UPSTREAM_FAILURES.iter().any(|&it| status == <&str>::from(it))
+            }),
             limits: self
                 .fetcher
                 .ledger

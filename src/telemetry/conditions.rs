@@ -107,8 +107,8 @@ pub(crate) struct ServiceFacts {
     pub error: Option<String>,
     /// The latest failure in the gateway itself.
     pub local_failure: Option<(Instant, String)>,
-    /// How many calls upstream has accepted, and refused with 401 or 403, and how many have failed in other ways than by a
-    /// 429.
+    /// How many calls upstream has accepted, and refused with 401 or 403, and how many have failed because of it: with a 5xx
+    /// or without a complete response.
     pub accepted: u64,
     pub refused: u64,
     pub failed: u64,
