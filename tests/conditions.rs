@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::simulator::Simulator;
 
+use crate::support::raw_client::RawClient;
 use crate::support::signer::{Signed, entry};
 use crate::support::{PROJECT, World};
 
@@ -61,6 +62,25 @@ async fn an_upstream_that_was_never_reached_is_named_with_its_url_and_error() {
     let what = condition["what"].as_str().unwrap();
     let expected = format!("no call to workspace ({url}) has succeeded since the start: cannot connect to {closed}");
     assert!(what.starts_with(&expected), "{what}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_only_fails_is_named_and_uploads_that_clients_break_off_are_not() {
+    let world = World::new().await;
+    for _ in 0..3 {
+        let mut client = RawClient::connect(&world).await;
+        let head = format!("POST /v2/{PROJECT}/desktops HTTP/1.1\r\nhost: g\r\nx-auth-token: {}\r\n", world.token);
+        client.send(&format!("{head}transfer-encoding: chunked\r\n\r\nno size\r\n")).await;
+        client.finish_sending().await;
+        client.read_to_end().await;
+    }
+    let uploads = "workspace_gateway_upstream_requests_total{service=\"workspace\",status=\"upload\"}";
+    assert_eq!((world.metric(uploads), causes(&world).await), (3.0, Vec::new()));
+    world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
+    for _ in 0..3 {
+        world.get(LIST).await;
+    }
+    assert_eq!(causes(&world).await, ["upstream-never-answered"]);
 }
 
 #[tokio::test]
