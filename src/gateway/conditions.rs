@@ -6,7 +6,7 @@ use super::{ActiveConfig, Gateway};
 use crate::catalogue::Service;
 use crate::config::Mode;
 use crate::signing::AccessKey;
-use crate::telemetry::conditions::{Condition, Facts, FleetFacts, ServiceFacts, conditions};
+use crate::telemetry::conditions::{Condition, ConditionFacts, FleetFacts, ServiceFacts, conditions};
 use crate::telemetry::events::Event;
 use crate::telemetry::logs;
 use crate::telemetry::series::Series;
@@ -25,7 +25,7 @@ impl Gateway {
         let history = observer.history.lock();
         let (last_minute, last_five_minutes) = (history.recent(MINUTE, now), history.recent(5 * MINUTE, now));
         drop(history);
-        let facts = Facts {
+        let facts = ConditionFacts {
             now,
             date: self.clock.date(),
             services: active.catalogue().services().map(|service| self.service_facts(&active, service, now)).collect(),
@@ -38,7 +38,7 @@ impl Gateway {
                 sync_age: fleet.sync_age(now),
             }),
             certificate_not_after: observer.metrics.certificate_not_after.get(),
-            refused_reload: observer.noticed.refused_reload(),
+            refused_reload: observer.conditions.refused_reload(),
             stalled_log: logs::is_stalled().then(logs::dropped),
             last_minute,
             last_five_minutes,
@@ -47,7 +47,7 @@ impl Gateway {
             private_scopes: self.memory.store.usage().private_scopes,
         };
         let mut found = conditions(&facts);
-        observer.noticed.complete(&mut found, now);
+        observer.conditions.complete(&mut found, now);
         found
     }
 
@@ -71,11 +71,11 @@ impl Gateway {
             row.event == Event::Throttled && row.service == Some(service)
         });
         ServiceFacts {
-            name,
+            service,
             origin: active.catalogue().origin(service).to_string(),
             health: observer.health(service),
-            error: observer.noticed.call_error(service),
-            local_failure: observer.noticed.local_failure(service),
+            error: observer.conditions.call_error(service),
+            local_failure: observer.conditions.local_failure(service),
             accepted: calls(&is_accepted),
             refused: calls(&is_refusal),
             failed: calls(&|status| {

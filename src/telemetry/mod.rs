@@ -5,6 +5,7 @@
 //! can add a metric series or show a credential.
 
 pub(crate) mod calls;
+pub(crate) mod condition_tracker;
 pub(crate) mod conditions;
 pub(crate) mod events;
 pub(crate) mod failures;
@@ -15,7 +16,6 @@ pub(crate) mod history;
 pub(crate) mod hit_series;
 pub(crate) mod logs;
 pub(crate) mod metrics;
-pub(crate) mod noticed;
 pub(crate) mod outcome;
 pub(crate) mod record;
 pub(crate) mod savings;

@@ -8,12 +8,12 @@ const MINUTE: Duration = Duration::from_secs(60);
 const DAY: u64 = 24 * 60 * 60;
 
 /// A gateway whose two services answer.
-fn good() -> Facts {
+fn good() -> ConditionFacts {
     // Later than anything below.
     let now = Clock::System.now() + 10 * MINUTE;
-    let service = |name| ServiceFacts {
-        name,
-        origin: format!("https://{name}.r.example"),
+    let service = |service: Service| ServiceFacts {
+        service,
+        origin: format!("https://{}.r.example", service.as_str()),
         health: Some(health(now, 0)),
         error: None,
         local_failure: None,
@@ -23,10 +23,10 @@ fn good() -> Facts {
         limits: Vec::new(),
         throttled: None,
     };
-    Facts {
+    ConditionFacts {
         now,
         date: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 * DAY),
-        services: vec![service("workspace"), service("appstream")],
+        services: Service::ALL.map(service).into(),
         is_bypassing: false,
         is_memory_reached: false,
         fleet: Some(FleetFacts { state: "in-use", is_lost: false, is_in_sync: true, sync_age: Duration::ZERO }),
@@ -59,7 +59,7 @@ fn limit(remaining: u32, free_in: Duration) -> LimitState {
     LimitState { policy, operation: None, quota, used, remaining, free_in, is_configured: false, binds_all: false }
 }
 
-type Change = fn(&mut Facts);
+type Change = fn(&mut ConditionFacts);
 
 /// The cause, its severity and some of its words. `None` if nothing is wrong.
 type Expected = Option<(Cause, Severity, &'static str)>;
@@ -205,11 +205,11 @@ fn the_worst_comes_first_with_its_time() {
     let found = conditions(&facts);
     let causes: Vec<_> = found.iter().map(|it| (it.cause, it.service)).collect();
     let expected = [
-        (Cause::UpstreamFailing, Some("workspace")),
+        (Cause::UpstreamFailing, Some(Service::Workspace)),
         (Cause::MemoryReached, None),
-        (Cause::UpstreamFailing, Some("appstream")),
+        (Cause::UpstreamFailing, Some(Service::AppStream)),
         (Cause::Bypassed, None),
-        (Cause::Throttled, Some("workspace")),
+        (Cause::Throttled, Some(Service::Workspace)),
     ];
     assert_eq!(causes, expected);
     assert_eq!((found[0].since, found[0].until), (Some(facts.now - MINUTE), None));

@@ -12,17 +12,17 @@ use crate::sync::Mutex;
 type Timed = (Instant, String);
 
 #[derive(Default)]
-pub(crate) struct Noticed(Mutex<State>);
+pub(crate) struct ConditionTracker(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     refused_reload: Option<Timed>,
     call_errors: HashMap<Service, String>,
     local_failures: HashMap<Service, Timed>,
-    seen: Vec<(Cause, Option<&'static str>, Instant)>,
+    seen: Vec<(Cause, Option<Service>, Instant)>,
 }
 
-impl Noticed {
+impl ConditionTracker {
     /// The latest configuration was refused, or is valid again.
     pub(crate) fn reload(&self, refused: Option<String>, now: Instant) {
         let mut state = self.0.lock();
@@ -77,14 +77,14 @@ mod tests {
 
     #[test]
     fn a_condition_lasts_since_it_was_first_seen_without_a_break() {
-        let (noticed, begun) = (Noticed::default(), Clock::System.now());
+        let (tracker, begun) = (ConditionTracker::default(), Clock::System.now());
         let at = |second| begun + Duration::from_secs(second);
         let condition = |cause, since| {
             let severity = Severity::Warning;
             Condition { cause, severity, service: None, what: String::new(), advice: "", since, until: None }
         };
         let seen = |second, mut conditions: Vec<Condition>| {
-            noticed.complete(&mut conditions, at(second));
+            tracker.complete(&mut conditions, at(second));
             conditions.into_iter().map(|condition| condition.since.unwrap()).collect::<Vec<_>>()
         };
         let (full, stalled) = (condition(Cause::CacheFull, None), condition(Cause::LogStalled, None));
@@ -97,12 +97,12 @@ mod tests {
 
     #[test]
     fn a_refused_reload_lasts_until_a_configuration_is_valid() {
-        let (noticed, begun) = (Noticed::default(), Clock::System.now());
+        let (tracker, begun) = (ConditionTracker::default(), Clock::System.now());
         let later = begun + Duration::from_secs(9);
-        noticed.reload(Some("one".to_owned()), begun);
-        noticed.reload(Some("other".to_owned()), later);
-        assert_eq!(noticed.refused_reload(), Some((begun, "other".to_owned())));
-        noticed.reload(None, later);
-        assert_eq!(noticed.refused_reload(), None);
+        tracker.reload(Some("one".to_owned()), begun);
+        tracker.reload(Some("other".to_owned()), later);
+        assert_eq!(tracker.refused_reload(), Some((begun, "other".to_owned())));
+        tracker.reload(None, later);
+        assert_eq!(tracker.refused_reload(), None);
     }
 }
