@@ -7,7 +7,6 @@ use crate::catalogue::Service;
 use crate::config::Mode;
 use crate::signing::AccessKey;
 use crate::telemetry::conditions::{Condition, ConditionFacts, FleetFacts, ServiceFacts, conditions};
-use crate::telemetry::events::Event;
 use crate::telemetry::logs;
 use crate::telemetry::series::Series;
 use crate::upstream::Failure;
@@ -66,10 +65,6 @@ impl Gateway {
         };
         let is_refusal = |status: &str| status == "401" || status == "403";
         let is_accepted = |status: &str| status.starts_with(['2', '3']) || ["400", "404", "405"].contains(&status);
-        let throttled = observer.events.recent().into_iter().find(|row| {
-            // The latest come first.
-            row.event == Event::Throttled && row.service == Some(service)
-        });
         ServiceFacts {
             service,
             origin: active.catalogue().origin(service).to_string(),
@@ -89,7 +84,7 @@ impl Gateway {
                 .filter(|(of, _)| *of == service)
                 .flat_map(|(_, states)| states)
                 .collect(),
-            throttled: throttled.map(|row| self.clock.date().duration_since(row.last).unwrap_or_default()),
+            throttled: observer.conditions.last_throttled(service),
         }
     }
 }

@@ -114,6 +114,7 @@ impl Observer {
 
     /// Records that upstream throttles calls, by 429 or by 503 with `Retry-After`.
     pub(super) fn throttled(&self, service: Service, status: StatusCode, scope: Option<&Scope>) {
+        self.conditions.throttled(service, self.clock.now());
         let does = if status == StatusCode::TOO_MANY_REQUESTS { "throttles calls" } else { "asks to retry later" };
         let what = format!("{} {does}: {status}", service.as_str());
         self.record_event(NewEvent::new(Event::Throttled, what).in_scope(scope).at(service));

@@ -1,5 +1,5 @@
-//! What must be remembered to say what is wrong and since when: the errors of calls and reloads, and when a condition
-//! without a time of its own was first seen.
+//! What must be remembered to say what is wrong and since when: the errors of calls and reloads, when upstream has
+//! throttled a call, and when a condition without a time of its own was first seen.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -19,6 +19,7 @@ struct State {
     refused_reload: Option<Timed>,
     call_errors: HashMap<Service, String>,
     local_failures: HashMap<Service, Timed>,
+    throttled: HashMap<Service, Instant>,
     seen: Vec<(Cause, Option<Service>, Instant)>,
 }
 
@@ -41,6 +42,11 @@ impl ConditionTracker {
         self.0.lock().local_failures.insert(service, (now, error));
     }
 
+    /// Upstream has throttled a call.
+    pub(crate) fn throttled(&self, service: Service, now: Instant) {
+        self.0.lock().throttled.insert(service, now);
+    }
+
     pub(crate) fn refused_reload(&self) -> Option<Timed> {
         self.0.lock().refused_reload.clone()
     }
@@ -51,6 +57,10 @@ impl ConditionTracker {
 
     pub(crate) fn local_failure(&self, service: Service) -> Option<Timed> {
         self.0.lock().local_failures.get(&service).cloned()
+    }
+
+    pub(crate) fn last_throttled(&self, service: Service) -> Option<Instant> {
+        self.0.lock().throttled.get(&service).copied()
     }
 
     /// Adds to each condition without a time since when it has been seen here. Forgets those that have ended.

@@ -114,8 +114,8 @@ pub(crate) struct ServiceFacts {
     pub refused: u64,
     pub failed: u64,
     pub limits: Vec<LimitState>,
-    /// How long ago upstream has throttled a call.
-    pub throttled: Option<Duration>,
+    /// When upstream last throttled a call.
+    pub throttled: Option<Instant>,
 }
 
 pub(crate) struct FleetFacts {
@@ -226,7 +226,7 @@ fn of_service(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
         let advice = "Check that the region is that of the tokens, and the clock of this machine";
         found.push(Condition::critical(Cause::NothingAccepted, what, advice).of(service.service));
     }
-    found.extend(throttled(service));
+    found.extend(throttled(service, now));
     found
 }
 
@@ -237,7 +237,7 @@ fn never_answered(service: &ServiceFacts, why: &str) -> Condition {
     Condition::critical(Cause::UpstreamNeverAnswered, what, advice)
 }
 
-fn throttled(service: &ServiceFacts) -> Vec<Condition> {
+fn throttled(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
     const ADVICE: &str = "Requests wait, or get a 429 or stale responses. Raise cache.ttl, or have the quota raised";
     let name = service.name();
     let used_up = service.limits.iter().filter(|limit| limit.remaining == 0 && limit.free_in >= SHORTEST_WAIT);
@@ -247,7 +247,7 @@ fn throttled(service: &ServiceFacts) -> Vec<Condition> {
         Condition::warning(Cause::Throttled, what, ADVICE).of(service.service).until(limit.free_in)
     });
     let found: Vec<Condition> = by_limit.collect();
-    match service.throttled.filter(|ago| found.is_empty() && *ago < REMEMBERED) {
+    match service.throttled.filter(|at| found.is_empty() && now.saturating_duration_since(*at) < REMEMBERED) {
         None => found,
         Some(_) => {
             let what = format!("{name} throttles calls (429, or 503 with Retry-After), and has named no limit");

@@ -120,15 +120,17 @@ fn each_cause_has_its_severity_and_names_what_is_wrong() {
         ),
         (|it| it.services[0].limits = vec![limit(1, Duration::ZERO), limit(0, MINUTE / 100)], None),
         (
-            |it| it.services[0].throttled = Some(MINUTE / 2),
+            |it| it.services[0].throttled = Some(it.now - MINUTE / 2),
             Some((Cause::Throttled, Warning, "workspace throttles calls (429, or 503 with Retry-After)")),
         ),
         (
             // The limit says more.
-            |it| (it.services[0].throttled, it.services[0].limits) = (Some(MINUTE / 2), vec![limit(0, MINUTE)]),
+            |it| {
+                (it.services[0].throttled, it.services[0].limits) = (Some(it.now - MINUTE / 2), vec![limit(0, MINUTE)])
+            },
             Some((Cause::Throttled, Warning, "policy user")),
         ),
-        (|it| it.services[0].throttled = Some(MINUTE), None),
+        (|it| it.services[0].throttled = Some(it.now - MINUTE), None),
         (
             |it| it.last_minute.errors = 3,
             Some((Cause::Errors, Warning, "3 of 100 responses in the last minute were errors")),
