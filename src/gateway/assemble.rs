@@ -298,6 +298,7 @@ impl Gateway {
             random,
         });
         gateway.watch_staleness();
+        gateway.watch_conditions();
         gateway.fetcher.set_quotas(&config.quotas);
         Ok(gateway)
     }

@@ -1,12 +1,15 @@
 //! Gathers the facts that say what is wrong now. What follows from them is decided in `telemetry/conditions.rs`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{ActiveConfig, Gateway};
 use crate::catalogue::Service;
 use crate::config::Mode;
 use crate::signing::AccessKey;
+use crate::telemetry::condition_tracker::ConditionChange;
 use crate::telemetry::conditions::{Condition, ConditionFacts, FleetFacts, ServiceFacts, conditions};
+use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::logs;
 use crate::telemetry::series::Series;
 use crate::upstream::Failure;
@@ -18,6 +21,34 @@ const UPSTREAM_FAILURES: [Failure; 5] =
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl Gateway {
+    /// Has the metric of conditions filled in.
+    pub(super) fn watch_conditions(self: &Arc<Self>) {
+        let gateway = Arc::downgrade(self);
+        let conditions = move || gateway.upgrade().map(|gateway| gateway.conditions()).unwrap_or_default();
+        self.observer.metrics.watch_conditions(conditions);
+    }
+
+    /// Logs what has begun to be wrong and what has ended since the previous call.
+    pub fn log_conditions(&self) {
+        let conditions = self.conditions();
+        for change in self.observer.conditions.changes(&conditions, self.clock.now()) {
+            let (new_event, service) = match change {
+                ConditionChange::Begun(it) => {
+                    let what = format!("{}: {}", it.cause.into_str(), it.what);
+                    (NewEvent::new(Event::Condition, what), it.service)
+                }
+                ConditionChange::Ended { cause, service, after } => {
+                    let what = format!("{} has ended", cause.into_str());
+                    (NewEvent::new(Event::ConditionEnded, what).after(after, 1), service)
+                }
+            };
+            self.observer.record_event(match service {
+                None => new_event,
+                Some(service) => new_event.at(service),
+            });
+        }
+    }
+
     /// All that is wrong now, the worst first, each with the time since when it is so.
     pub(crate) fn conditions(&self) -> Vec<Condition> {
         let (now, observer, active) = (self.clock.now(), &self.observer, self.active());

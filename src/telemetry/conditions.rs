@@ -1,4 +1,5 @@
-//! What is wrong now, for the operator. This is the only place that decides it: the status page and `/status` show it.
+//! What is wrong now, for the operator. This is the only place that decides it: the status page, `/status`, the
+//! metric `workspace_gateway_condition` and the log show it.
 //! Pure: the time and all facts are arguments.
 
 use std::cmp::Reverse;
@@ -55,7 +56,7 @@ pub enum Cause {
     LogStalled,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Severity {
     Warning,
@@ -153,6 +154,10 @@ impl ServiceFacts {
 }
 
 impl Condition {
+    pub(crate) fn id(&self) -> (Cause, Option<Service>) {
+        (self.cause, self.service)
+    }
+
     fn new(cause: Cause, severity: Severity, what: String, advice: &'static str) -> Self {
         Self { cause, severity, service: None, what, advice, since: None, until: None }
     }
