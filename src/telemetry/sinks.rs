@@ -1,4 +1,4 @@
-//! Where completed requests go: to the metrics and to the access log.
+//! Where completed requests go: to the metrics, their exemplars, and the access log.
 
 use std::sync::Arc;
 
@@ -6,14 +6,16 @@ use super::access_log;
 use super::completed::CompletedRequest;
 use super::metrics::Metrics;
 use super::requests::HitSeries;
+use crate::clock::Clock;
 
 pub struct Sinks {
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 impl Sinks {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics }
+    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self { metrics, clock }
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -22,7 +24,7 @@ impl Sinks {
 
     /// Whether a sink needs the description of a request that begins now.
     pub(crate) fn need_description(&self) -> bool {
-        access_log::is_on()
+        access_log::is_on() || self.metrics.exemplars.are_wanted()
     }
 
     pub(super) fn begin(&self) {
@@ -32,6 +34,7 @@ impl Sinks {
     /// `series` count a hit on the fast path.
     pub(super) fn end(&self, request: &CompletedRequest<'_>, series: Option<&HitSeries>) {
         self.metrics.completed(request, series);
+        self.metrics.exemplars.keep(request, || self.clock.date());
         access_log::write(request);
     }
 }
