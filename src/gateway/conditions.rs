@@ -62,7 +62,7 @@ impl Gateway {
             is_bypassing: self.mode() == Mode::Bypass,
             is_memory_reached: self.budget.is_reached(),
             fleet: self.memory.fleet.as_ref().map(|fleet| FleetFacts {
-                state: fleet.state().into(),
+                state: fleet.state().describe(),
                 is_lost: !fleet.is_in_use(),
                 is_in_sync: fleet.sync().is_in_sync(now),
                 sync_age: fleet.sync_age(now),

@@ -10,6 +10,7 @@ use strum::{IntoStaticStr, VariantArray};
 use super::health::Health;
 use super::history::Recent;
 use crate::catalogue::Service;
+use crate::upstream::Failure;
 use crate::upstream::quota::LimitState;
 
 /// What can be wrong. The worst come first.
@@ -120,6 +121,7 @@ pub(crate) struct ServiceFacts {
 }
 
 pub(crate) struct FleetFacts {
+    /// The state of the engine, in words.
     pub state: &'static str,
     pub is_lost: bool,
     pub is_in_sync: bool,
@@ -238,7 +240,12 @@ fn of_service(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
 fn never_answered(service: &ServiceFacts, why: &str) -> Condition {
     let (name, origin) = (service.name(), &service.origin);
     let what = format!("no call to {name} ({origin}) has succeeded since the start: {why}");
-    let advice = "Check region, upstream.workspace_url and upstream.appstream_url: workspace-gateway check --probe";
+    let has_tls_failed = service.health.is_some_and(|health| health.last_failure == Some(Failure::Tls.into_str()));
+    let advice = match has_tls_failed {
+        // The error says what to do.
+        true => "Try: workspace-gateway check --probe, which shows the certificates",
+        false => "Check region, upstream.workspace_url and upstream.appstream_url: workspace-gateway check --probe",
+    };
     Condition::critical(Cause::UpstreamNeverAnswered, what, advice)
 }
 
@@ -322,7 +329,11 @@ fn of_operation(facts: &ConditionFacts) -> Vec<Condition> {
         found.push(Condition::warning(Cause::CacheFull, what, "Raise cache.max_size"));
     }
     if let Some(dropped) = facts.stalled_log {
-        let what = format!("the reader of the log has stopped or is too slow: {dropped} lines were dropped so far");
+        let lines = match dropped {
+            0 => "lines wait to be written, and will be dropped soon".to_owned(),
+            _ => format!("{dropped} lines were dropped so far"),
+        };
+        let what = format!("the reader of the log has stopped or is too slow: {lines}");
         let advice = "See what reads the log of this process, and whether its disk is full";
         found.push(Condition::warning(Cause::LogStalled, what, advice));
     }
@@ -331,8 +342,9 @@ fn of_operation(facts: &ConditionFacts) -> Vec<Condition> {
 
 fn of_fleet(fleet: &FleetFacts, now: Instant) -> Option<Condition> {
     if fleet.is_lost {
-        let what = format!("the engine of the fleet is not in use ({}): this gateway works alone", fleet.state);
-        return Some(Condition::warning(Cause::FleetLost, what, "See fleet-lost in the log"));
+        let what = format!("the engine of the fleet is not in use, and this gateway works alone: {}", fleet.state);
+        let advice = "The event fleet-lost in the log has the error. Try: workspace-gateway check --fleet";
+        return Some(Condition::warning(Cause::FleetLost, what, advice));
     }
     (!fleet.is_in_sync).then(|| {
         let what = "this gateway does not know what the others of its fleet have told";

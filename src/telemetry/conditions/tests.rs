@@ -67,7 +67,7 @@ type Expected = Option<(Cause, Severity, &'static str)>;
 #[test]
 fn each_cause_has_its_severity_and_names_what_is_wrong() {
     use Severity::{Critical, Warning};
-    let cases: [(Change, Expected); 40] = [
+    let cases: [(Change, Expected); 41] = [
         (|_| {}, None),
         (|it| it.services[0].health = None, None),
         (
@@ -156,11 +156,23 @@ fn each_cause_has_its_severity_and_names_what_is_wrong() {
         (|it| it.private_scopes = 2, Some((Cause::PrivateScopes, Warning, "nothing is shared in 2 scope(s)"))),
         (|it| it.last_five_minutes.evictions = 1, Some((Cause::CacheFull, Warning, "the cache is full: 1 entries"))),
         (|it| it.last_minute.evictions = 1, None),
-        (|it| it.stalled_log = Some(0), Some((Cause::LogStalled, Warning, "0 lines were dropped so far"))),
+        (|it| it.stalled_log = Some(0), Some((Cause::LogStalled, Warning, "lines wait to be written"))),
+        (|it| it.stalled_log = Some(7), Some((Cause::LogStalled, Warning, "7 lines were dropped so far"))),
         (|it| it.fleet = None, None),
         (
-            |it| it.fleet = Some(FleetFacts { state: "silent", is_lost: true, is_in_sync: false, sync_age: MINUTE }),
-            Some((Cause::FleetLost, Warning, "is not in use (silent)")),
+            |it| {
+                it.fleet = Some(FleetFacts {
+                    state: "it does not answer in time",
+                    is_lost: true,
+                    is_in_sync: false,
+                    sync_age: MINUTE,
+                })
+            },
+            Some((
+                Cause::FleetLost,
+                Warning,
+                "is not in use, and this gateway works alone: it does not answer in time",
+            )),
         ),
         (
             |it| it.fleet = Some(FleetFacts { state: "in-use", is_lost: false, is_in_sync: false, sync_age: MINUTE }),
@@ -194,6 +206,18 @@ fn each_cause_has_its_severity_and_names_what_is_wrong() {
         }
     }
     assert_eq!(Cause::VARIANTS.iter().find(|cause| !seen.contains(cause)), None, "each cause has a case");
+}
+
+#[test]
+fn the_advice_does_not_contradict_an_error_of_tls() {
+    let advice = |failure| {
+        let mut facts = good();
+        let health = Health { last_answer: None, last_failure: Some(failure), ..health(facts.now, 2) };
+        facts.services[0].health = Some(health);
+        conditions(&facts)[0].advice
+    };
+    assert!(advice("connect").starts_with("Check region"));
+    assert!(advice("tls").starts_with("Try: workspace-gateway check --probe"));
 }
 
 #[test]
