@@ -12,9 +12,11 @@ use std::time::Duration;
 use ::tracing::subscriber::DefaultGuard;
 use http::StatusCode;
 use serde_json::{Value, json};
+use strum::VariantArray;
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::simulator::Simulator;
+use workspace_gateway::testing::telemetry::conditions::Cause;
 
 use crate::log_target::Gateway;
 use crate::support::engine::redis;
@@ -23,6 +25,7 @@ use crate::support::tls::{Authority, acceptor_for, serve};
 use crate::support::{PROJECT, World, fleet, within};
 use crate::tls_listener::Files;
 
+const RULES: &str = include_str!("../deploy/prometheus/rules.yml");
 const LIST: &str = "/v2/PROJECT/products";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -303,6 +306,13 @@ fn firing(day: Day, metrics: &[String; 2]) -> Option<BTreeSet<String>> {
 fn series(page: &str) -> BTreeMap<&str, f64> {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, value)| (name, value.parse().unwrap())).collect()
+}
+
+#[test]
+fn every_cause_is_the_label_of_an_alert() {
+    let labels = RULES.lines().filter_map(|line| line.strip_prefix("          cause: "));
+    let causes = Cause::VARIANTS.iter().map(|cause| cause.into_str());
+    assert_eq!(labels.collect::<BTreeSet<_>>(), causes.collect::<BTreeSet<_>>());
 }
 
 #[tokio::test]
