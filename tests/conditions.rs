@@ -57,7 +57,7 @@ async fn the_metric_and_the_log_say_what_the_status_says() {
     }
     let what = "bypassed: the cache is switched off (mode = bypass): every request is relayed, and nothing is stored";
     let begun = ["condition".to_owned(), what.to_owned()];
-    assert_eq!(events().await, [begun.clone()]);
+    assert_eq!(events().await, std::slice::from_ref(&begun));
     world.http.send(Method::PUT, &world.admin_url("/mode"), &[], "cache").await;
     world.server.gateway().log_conditions();
     assert_eq!(in_metrics(&world), Vec::<String>::new());
