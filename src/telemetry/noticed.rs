@@ -23,12 +23,14 @@ struct State {
 }
 
 impl Noticed {
-    /// The latest configuration was refused, or is valid again.
-    pub(crate) fn reload(&self, refused: Option<String>, now: Instant) {
+    /// The latest configuration was refused, or is valid. Returns whether the one before was refused.
+    pub(crate) fn reload(&self, refused: Option<String>, now: Instant) -> bool {
         let mut state = self.0.lock();
         // A mistake that stays in the file lasts since it was first refused.
-        let since = state.refused_reload.as_ref().map_or(now, |(since, _)| *since);
+        let before = state.refused_reload.take();
+        let since = before.as_ref().map_or(now, |(since, _)| *since);
         state.refused_reload = refused.map(|error| (since, error));
+        before.is_some()
     }
 
     /// A call has failed outside the gateway.
@@ -99,10 +101,11 @@ mod tests {
     fn a_refused_reload_lasts_until_a_configuration_is_valid() {
         let (noticed, begun) = (Noticed::default(), Clock::System.now());
         let later = begun + Duration::from_secs(9);
-        noticed.reload(Some("one".to_owned()), begun);
-        noticed.reload(Some("other".to_owned()), later);
+        assert!(!noticed.reload(Some("one".to_owned()), begun));
+        assert!(noticed.reload(Some("other".to_owned()), later));
         assert_eq!(noticed.refused_reload(), Some((begun, "other".to_owned())));
-        noticed.reload(None, later);
+        assert!(noticed.reload(None, later));
+        assert!(!noticed.reload(None, later));
         assert_eq!(noticed.refused_reload(), None);
     }
 }
