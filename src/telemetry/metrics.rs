@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 use strum::{IntoStaticStr, VariantArray};
 
+use super::exemplars::Exemplars;
 use super::families::{each, families, pairs, start_at_zero};
-use super::outcome::{ClaimResult, Outcome, SnapshotResult};
-use super::status::status_label;
+use super::outcome::{ClaimResult, SnapshotResult};
 use crate::cache::backoffs::BackoffCause;
 use crate::cache::grants::{Proof, RenewalResult};
 use crate::cache::miss::Miss;
@@ -55,6 +55,7 @@ families! {
     /// The metrics of one gateway.
     pub struct Metrics {
         sources: Mutex<Vec<Source>>,
+        pub(super) exemplars: Exemplars,
     }
 
     in_flight: IntGauge = "workspace_gateway_requests_in_flight" [],
@@ -330,14 +331,6 @@ impl Metrics {
         }
     }
 
-    /// Counts a request that has ended.
-    pub fn request(&self, operation: &str, outcome: Outcome, status: Option<StatusCode>, took: Duration) {
-        let result = outcome.into_str();
-        let status = status.map_or("none", status_label);
-        self.requests.with_label_values(&[operation, result, status]).inc();
-        self.durations.with_label_values(&[operation, result]).observe(took.as_secs_f64());
-    }
-
     /// Counts a request for an operation that is relayed unchanged.
     pub fn bypass(&self, operation: &str, reason: BypassReason) {
         self.bypasses.with_label_values(&[operation, reason.into_str()]).inc();
@@ -347,12 +340,6 @@ impl Metrics {
     pub fn signature(&self, result: &'static str) {
         self.signatures.with_label_values(&[result]).inc();
     }
-
-    /// Counts a request for an operation that was not answered from memory.
-    pub(super) fn missed(&self, operation: &str, miss: Miss) {
-        self.misses.with_label_values(&[operation, miss.into_str()]).inc();
-    }
-
     /// Counts a call for an operation. A relayed request is no such call.
     pub fn fetch(&self, operation: &Operation) {
         self.fetches.with_label_values(&[&*operation.name]).inc();
@@ -442,7 +429,12 @@ impl Metrics {
     /// # Errors
     /// If a family cannot be written, which would be a mistake in this file.
     pub fn encode(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.gather())
+    }
+
+    /// All series at present.
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
         self.refresh();
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        self.registry.gather()
     }
 }
