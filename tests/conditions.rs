@@ -191,6 +191,22 @@ async fn an_access_key_that_upstream_refuses_is_named() {
 }
 
 #[tokio::test]
+async fn a_first_caller_that_waits_for_retry_after_is_named() {
+    let world = World::new().await;
+    world.simulator.fail_with(Some(StatusCode::TOO_MANY_REQUESTS));
+    world.simulator.retry_after(Some(20));
+    let pending = world.begin(&world.token, LIST);
+    world.until_metric("workspace_gateway_upstream_requests_total{service=\"workspace\",status=\"429\"}", 1.0).await;
+    assert!(!pending.is_finished());
+    assert_eq!(causes(&world).await, ["throttled"]);
+    let events = world.http.get(&world.admin_url("/status")).await.json()["events"].take();
+    let throttled = events.as_array().unwrap().iter().find(|event| event["kind"] == "throttled").unwrap();
+    let expected = (&json!("workspace throttles calls: 429 Too Many Requests"), &Value::Null);
+    assert_eq!((&throttled["what"], &throttled["project"]), expected);
+    pending.abort();
+}
+
+#[tokio::test]
 async fn what_the_operator_did_is_named_without_a_secret() {
     let world = World::new().await;
     world.http.send(Method::PUT, &world.admin_url("/mode"), &[], "bypass").await;
@@ -205,8 +221,14 @@ async fn what_the_operator_did_is_named_without_a_secret() {
     assert!(what.contains("test.toml: cache.ttl: ") && what.contains("expected a duration"), "{what}");
     assert!(!what.contains("hush"), "{what}");
     world.http.send(Method::PUT, &world.admin_url("/mode"), &[], "cache").await;
-    world.reload("").unwrap();
-    assert_eq!(causes(&world).await, Vec::<String>::new());
+    for reload in ["the corrected one", "one that changes nothing"] {
+        world.reload("").unwrap();
+        assert_eq!(causes(&world).await, Vec::<String>::new());
+        let events = world.http.get(&world.admin_url("/status")).await.json()["events"].take();
+        let corrected: Vec<_> = events.as_array().unwrap().iter().filter(|event| event["kind"] == "reload").collect();
+        assert!(corrected.len() == 1 && corrected[0]["count"] == 1, "{reload}: {events}");
+        assert!(corrected[0]["what"].as_str().unwrap().contains("no mistake any more"), "{events}");
+    }
 }
 
 #[tokio::test]

@@ -86,8 +86,8 @@ impl Observer {
     }
 
     /// The configuration was read again and refused for this reason, or is valid.
-    pub(crate) fn reloaded(&self, refused: Option<String>) {
-        self.conditions.reload(refused, self.clock.now());
+    pub(crate) fn reloaded(&self, refused: Option<String>) -> bool {
+        self.conditions.reload(refused, self.clock.now())
     }
 
     /// Adds a sample to the history of the last hour.

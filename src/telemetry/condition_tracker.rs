@@ -41,12 +41,14 @@ struct State {
 }
 
 impl ConditionTracker {
-    /// The latest configuration was refused, or is valid again.
-    pub(crate) fn reload(&self, refused: Option<String>, now: Instant) {
+    /// The latest configuration was refused, or is valid. Returns whether the one before was refused.
+    pub(crate) fn reload(&self, refused: Option<String>, now: Instant) -> bool {
         let mut state = self.0.lock();
         // A mistake that stays in the file lasts since it was first refused.
-        let since = state.refused_reload.as_ref().map_or(now, |(since, _)| *since);
+        let before = state.refused_reload.take();
+        let since = before.as_ref().map_or(now, |(since, _)| *since);
         state.refused_reload = refused.map(|error| (since, error));
+        before.is_some()
     }
 
     /// A call has failed outside the gateway.
@@ -164,10 +166,11 @@ mod tests {
     fn a_refused_reload_lasts_until_a_configuration_is_valid() {
         let (tracker, begun) = (ConditionTracker::default(), Clock::System.now());
         let later = begun + Duration::from_secs(9);
-        tracker.reload(Some("one".to_owned()), begun);
-        tracker.reload(Some("other".to_owned()), later);
+        assert!(!tracker.reload(Some("one".to_owned()), begun));
+        assert!(tracker.reload(Some("other".to_owned()), later));
         assert_eq!(tracker.refused_reload(), Some((begun, "other".to_owned())));
-        tracker.reload(None, later);
+        assert!(tracker.reload(None, later));
+        assert!(!tracker.reload(None, later));
         assert_eq!(tracker.refused_reload(), None);
     }
 }
