@@ -107,7 +107,7 @@ use fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use fetcher::Fetcher;
 pub(crate) use fleet_setup::check_fleet;
 pub use hint::{Hint, HintSink};
-pub(crate) use inspect::{EngineInspection, Inspection};
+pub(crate) use inspect::{Answer, EngineInspection, Inspection};
 use look_up::{HitKind, LookupResult, respond_from_memory};
 use memory::Memory;
 pub(crate) use observer::Observer;
@@ -298,7 +298,7 @@ impl Gateway {
             self.memory.grants.use_grant(&request.lookup.caller_scope, self.clock.now()) == GrantUse::RenewalDue;
         loop {
             let now = self.clock.now();
-            let (cache_key, miss, has_stale) = match self.memory.look_up(request, now) {
+            let (cache_key, miss, has_stale) = match self.memory.look_up(&request.lookup, now) {
                 LookupResult::Hit(entry, mut kind) => {
                     if matches!(kind, HitKind::Fresh) && is_renewal_due {
                         self.renew_in_background(request, headers, record);
@@ -412,7 +412,7 @@ impl Gateway {
         let (caller, class) = (request.lookup.caller_scope.caller, self.memory.class_of(request, self.clock.now()));
         // The caller's grant may have ended, and the entry may have been stored by another call.
         let is_needed = || {
-            let found = self.memory.look_up(request, self.clock.now());
+            let found = self.memory.look_up(&request.lookup, self.clock.now());
             let is_for_key = matches!(found, LookupResult::Fetch { cache_key, .. } if cache_key == role.cache_key);
             is_for_key && !request.half_close.is_closed()
         };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{Method, Request, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Collected, Limited};
+use http_body_util::{BodyExt, Limited};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -26,6 +26,9 @@ use crate::telemetry::logs;
 /// Bytes of a body. The longest value that can be set has six letters.
 const MAX_VALUE: usize = 64;
 
+/// Bytes of a form. A token has about 5 KiB.
+const MAX_FORM: usize = 64 * 1024;
+
 const READ_AND_PUT: &str = "GET, HEAD, PUT";
 
 enum OperatorHandler {
@@ -33,11 +36,13 @@ enum OperatorHandler {
     Immediate(fn(&Operator, &str) -> Page),
     /// Goes through all entries. One request at a time does, on a thread for blocking work.
     Blocking(fn(&Gateway, &str) -> Page),
+    /// GET takes the parameters from the query. POST takes them from the body, where no log and no history keeps them.
+    Form(fn(&Operator, &str) -> Page),
     /// GET shows a value, PUT sets it to the body.
     Value { show: fn(&Operator) -> Page, set: fn(&Operator, &str) -> Page },
 }
 
-use OperatorHandler::{Blocking, Immediate, Value};
+use OperatorHandler::{Blocking, Form, Immediate, Value};
 
 /// `deploy/operating.md` describes them.
 const ENDPOINTS: [Endpoint<OperatorHandler>; 9] = [
@@ -79,9 +84,9 @@ const ENDPOINTS: [Endpoint<OperatorHandler>; 9] = [
     },
     Endpoint {
         path: "/explain",
-        allow: READ,
-        help: "what the gateway would do with a request (?url=URL&header=NAME: VALUE)",
-        handler: Immediate(|operator, query| explain::page(&operator.gateway, query)),
+        allow: "GET, HEAD, POST",
+        help: "what the gateway would do with a request (?url=URL&header=NAME: VALUE, or the same in the body of a POST)",
+        handler: Form(|operator, parameters| explain::page(&operator.gateway, parameters)),
     },
     Endpoint {
         path: "/log-level",
@@ -144,8 +149,17 @@ impl Operator {
                 let query = query.to_owned();
                 self.run_blocking(move |gateway| page(gateway, &query)).await
             }
-            Ok(Value { set, .. }) if head.method == Method::PUT => match self.read_value(body).await {
-                Ok(value) => set(self, value.trim()),
+            Ok(Form(page)) if head.method == Method::POST => match self.read_body(body, MAX_FORM).await {
+                Ok(Some(form)) => page(self, &form),
+                Ok(None) => {
+                    let message = format!("expected a body of at most {} KiB", MAX_FORM / 1024);
+                    text(StatusCode::PAYLOAD_TOO_LARGE, message)
+                }
+                Err(error) => error,
+            },
+            Ok(Form(page)) => page(self, query),
+            Ok(Value { set, .. }) if head.method == Method::PUT => match self.read_body(body, MAX_VALUE).await {
+                Ok(value) => set(self, value.unwrap_or_default().trim()),
                 Err(error) => error,
             },
             Ok(Value { show, .. }) => show(self),
@@ -166,17 +180,16 @@ impl Operator {
     }
 
     /// Reads a body. It must arrive within `limits.header_timeout`, because a few slow clients could otherwise keep
-    /// everyone else out.
-    async fn read_value<B>(&self, body: B) -> Result<String, Page>
+    /// everyone else out. `None` if it has more than `max` bytes, or is incomplete.
+    async fn read_body<B>(&self, body: B, max: usize) -> Result<Option<String>, Page>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
         let limit = self.gateway.active().settings().limits.header_timeout.0;
-        let body = timeout(limit, Limited::new(body, MAX_VALUE).collect()).await;
+        let body = timeout(limit, Limited::new(body, max).collect()).await;
         let body = body.map_err(|_| text(StatusCode::REQUEST_TIMEOUT, "refused: the body did not arrive in time"))?;
-        let body = body.map(Collected::to_bytes).unwrap_or_default();
-        Ok(String::from_utf8_lossy(&body).into_owned())
+        Ok(body.ok().map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()))
     }
 
     fn config(&self) -> Page {
