@@ -183,8 +183,8 @@ impl Gateway {
         let normalized = validate::normalize(&mut head);
         let fingerprint = self.fast_path.begin_request(&connection.tracker, &head, has_body, http2);
         let method = head.method.clone();
-        let (metrics, clock, id) = (Arc::clone(&self.observer.metrics), self.clock.clone(), self.request_ids.next());
-        let mut record = RequestRecord::begin(metrics, clock, id, &head, connection.peer);
+        let (sinks, clock, id) = (Arc::clone(&self.observer.sinks), self.clock.clone(), self.request_ids.next());
+        let mut record = RequestRecord::begin(sinks, clock, id, &head, connection.peer);
 
         let recognise = |credential: &Credential| self.identity_resolver().recognise(credential, connection);
         classify::by_head(&head, connection, recognise, &self.memory, &self.clock);

@@ -7,8 +7,8 @@ use prometheus::IntCounter;
 
 use crate::catalogue::Operation;
 use crate::sync::Mutex;
-use crate::telemetry::hit_series::HitSeries;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::requests::HitSeries;
 
 pub(super) struct FastPathMetrics {
     hits: IntCounter,

@@ -44,9 +44,10 @@ use crate::request::condition;
 use crate::request::decide::head_size;
 use crate::request::fingerprint::{Fingerprint, Fingerprints};
 use crate::request::id::RequestId;
-use crate::telemetry::hit_series::HitSeries;
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::record::{self, Heading, RequestRecord};
+use crate::telemetry::completed::Heading;
+use crate::telemetry::record::RequestRecord;
+use crate::telemetry::requests::HitSeries;
+use crate::telemetry::sinks::Sinks;
 // Public for tests of running time and memory, like MAX_HEADS.
 pub use head::{HeadScanner, is_repeatable};
 use head_cache::HeadCache;
@@ -92,7 +93,7 @@ pub struct FastPath<L> {
     fingerprints: Fingerprints,
     heads: HeadCache<Arc<RememberedHead<L>>>,
     fast_path_metrics: FastPathMetrics,
-    metrics: Arc<Metrics>,
+    sinks: Arc<Sinks>,
     clock: Clock,
 }
 
@@ -106,13 +107,13 @@ struct RememberedHead<L> {
 
 impl<L> FastPath<L> {
     /// A fast path without remembered heads. `key` is the random, secret key of the fingerprints.
-    pub fn new(is_on: bool, key: [u8; 32], metrics: &Arc<Metrics>, clock: Clock) -> Self {
+    pub fn new(is_on: bool, key: [u8; 32], sinks: &Arc<Sinks>, clock: Clock) -> Self {
         Self {
             is_on: AtomicBool::new(is_on),
             fingerprints: Fingerprints::new(key),
             heads: HeadCache::default(),
-            fast_path_metrics: FastPathMetrics::new(metrics),
-            metrics: Arc::clone(metrics),
+            fast_path_metrics: FastPathMetrics::new(sinks.metrics()),
+            sinks: Arc::clone(sinks),
             clock,
         }
     }
@@ -168,7 +169,7 @@ impl<L> FastPath<L> {
     pub fn remember(&self, head: Fingerprint, lookup: L, operation: &Arc<Operation>, heading: Option<Arc<Heading>>) {
         // The fast path may have been switched off since the head arrived.
         if self.is_on() {
-            let series = self.fast_path_metrics.series(&self.metrics, operation);
+            let series = self.fast_path_metrics.series(self.sinks.metrics(), operation);
             let operation = Arc::clone(operation);
             self.heads.insert(head, Arc::new(RememberedHead { lookup, operation, heading, series }));
         }
@@ -217,15 +218,15 @@ impl<L> FastPath<L> {
     {
         let remembered = self.heads.get(&head.fingerprint)?;
         // Logging may have been switched on since the head was remembered.
-        if remembered.heading.is_none() && record::is_logged() {
+        if remembered.heading.is_none() && self.sinks.need_description() {
             return None;
         }
         let Hit { entry, now, request_id, client } = source.hit(&remembered.lookup, head, connection)?;
         self.fast_path_metrics.hit();
-        let (metrics, clock) = (Arc::clone(&self.metrics), self.clock.clone());
+        let (sinks, clock) = (Arc::clone(&self.sinks), self.clock.clone());
         let line = (remembered.heading.as_ref(), client, head.varying.traceparent());
         let counted = (&*remembered.operation, &remembered.series, entry.key());
-        let mut record = RequestRecord::begin_hit(metrics, clock, request_id, line, counted);
+        let mut record = RequestRecord::begin_hit(sinks, clock, request_id, line, counted);
         let names = |list: &str| entry.head().get(ETAG).is_some_and(|tag| condition::lists(list.as_bytes(), tag));
         let is_current = head.varying.if_none_match().is_some_and(names);
         record.set_status(if is_current { StatusCode::NOT_MODIFIED } else { StatusCode::OK });

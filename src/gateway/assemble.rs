@@ -46,6 +46,7 @@ use crate::telemetry::health::Healths;
 use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::noticed::Noticed;
+use crate::telemetry::sinks::Sinks;
 use crate::telemetry::sources::InUse;
 use crate::upstream::Upstream;
 use crate::upstream::key_breaker::KeyBreaker;
@@ -190,6 +191,7 @@ impl Gateway {
         let Backends { upstream, client_config, mut second_tier, snapshot, mut hints } = backends;
         let settings = &config.settings;
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
+        let sinks = Arc::new(Sinks::new(Arc::clone(&metrics)));
         let observer = Arc::new(Observer {
             digests,
             events: Events::default(),
@@ -199,6 +201,7 @@ impl Gateway {
             noticed: Noticed::default(),
             started: clock.timer_now(),
             metrics: Arc::clone(&metrics),
+            sinks: Arc::clone(&sinks),
             clock: clock.clone(),
         });
         let mut fleet = None;
@@ -256,7 +259,7 @@ impl Gateway {
         });
         metrics.watch_budget(Arc::clone(&budget));
         metrics.start_operations(config.catalogue.operations());
-        let fast_path = FastPath::new(settings.listen.fast_path, random.key("heads")?, &metrics, clock.clone());
+        let fast_path = FastPath::new(settings.listen.fast_path, random.key("heads")?, &sinks, clock.clone());
         let key_trials =
             second_tier.as_ref().filter(|_| process.is_some()).map(|tier| KeyTrials::new(tier, clock.clone()));
         let gateway = Arc::new(Self {

@@ -23,6 +23,7 @@ use crate::telemetry::health::{Health, HealthChange, Healths};
 use crate::telemetry::history::{History, Sample, Totals};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::noticed::Noticed;
+use crate::telemetry::sinks::Sinks;
 use crate::upstream::key_breaker::Suspended;
 use crate::upstream::quota::LimitChange;
 use crate::upstream::{Failure, UpstreamError};
@@ -31,6 +32,7 @@ pub struct Observer {
     /// Digests stand for keys and callers in logs and headers.
     pub(super) digests: Digests,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) sinks: Arc<Sinks>,
     pub(super) events: Events,
     pub(super) failures: Failures,
     pub(super) healths: Healths,

@@ -48,8 +48,8 @@ async fn fetch(gateway: &Arc<Gateway>, request: &CacheRequest) -> FetchResult {
     let caller = FlightCaller { caller: request.lookup.caller_scope.caller, is_known: true };
     let (mut waiter, leader) = gateway.fetcher.shared_flights.join(&cache_key, caller);
     let (head, ()) = Request::new(()).into_parts();
-    let (metrics, clock, id) = (Arc::clone(gateway.metrics()), gateway.clock.clone(), gateway.request_ids.next());
-    let mut record = RequestRecord::begin(metrics, clock, id, &head, [127, 0, 0, 1].into());
+    let (sinks, clock, id) = (Arc::clone(&gateway.observer.sinks), gateway.clock.clone(), gateway.request_ids.next());
+    let mut record = RequestRecord::begin(sinks, clock, id, &head, [127, 0, 0, 1].into());
     let (leader, purpose) = (leader.unwrap(), FetchPurpose::Response);
     let fetch = NewFetch { leader, cache_key, purpose, proof: None, throttled: None };
     gateway.start_fetch(fetch, request, &HeaderMap::new(), &mut record);

@@ -5,13 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 use strum::{IntoStaticStr, VariantArray};
 
 use super::families::{each, families, pairs, start_at_zero};
-use super::outcome::{ClaimResult, Outcome, SnapshotResult};
-use super::status::status_label;
+use super::outcome::{ClaimResult, SnapshotResult};
 use crate::cache::backoffs::BackoffCause;
 use crate::cache::grants::{Proof, RenewalResult};
 use crate::cache::miss::Miss;
@@ -331,13 +329,6 @@ impl Metrics {
     }
 
     /// Counts a request that has ended.
-    pub fn request(&self, operation: &str, outcome: Outcome, status: Option<StatusCode>, took: Duration) {
-        let result = outcome.into_str();
-        let status = status.map_or("none", status_label);
-        self.requests.with_label_values(&[operation, result, status]).inc();
-        self.durations.with_label_values(&[operation, result]).observe(took.as_secs_f64());
-    }
-
     /// Counts a request for an operation that is relayed unchanged.
     pub fn bypass(&self, operation: &str, reason: BypassReason) {
         self.bypasses.with_label_values(&[operation, reason.into_str()]).inc();
@@ -347,12 +338,6 @@ impl Metrics {
     pub fn signature(&self, result: &'static str) {
         self.signatures.with_label_values(&[result]).inc();
     }
-
-    /// Counts a request for an operation that was not answered from memory.
-    pub(super) fn missed(&self, operation: &str, miss: Miss) {
-        self.misses.with_label_values(&[operation, miss.into_str()]).inc();
-    }
-
     /// Counts a call for an operation. A relayed request is no such call.
     pub fn fetch(&self, operation: &Operation) {
         self.fetches.with_label_values(&[&*operation.name]).inc();

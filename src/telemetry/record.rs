@@ -1,6 +1,6 @@
-//! One record per request. It begins when the head of the request has arrived and is filled in along the path. When it
-//! is dropped, at the end of the response's body or when the client disconnects, the request is counted and logged
-//! once.
+//! One record per request. It begins when the head of the request has arrived and is filled in along the path. It is
+//! dropped at the end of the response's body, or when the client disconnects. Then the [`Sinks`] get the
+//! [`CompletedRequest`], once.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,38 +10,30 @@ use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
-use tracing::Level;
 
-use super::hit_series::HitSeries;
-use super::logs;
-use super::metrics::Metrics;
+use super::completed::{CompletedRequest, Description, Heading};
 use super::outcome::Outcome;
+use super::requests::HitSeries;
+use super::sinks::Sinks;
 use crate::cache::miss::Miss;
 use crate::catalogue::{Operation, Service};
 use crate::clock::Clock;
-use crate::config::AccessLog;
 use crate::request::digest::ShortDigest;
 use crate::request::id::RequestId;
 use crate::request::trace::Trace;
 
-/// The target of access log lines, which tells them from other lines.
-const ACCESS: &str = "workspace_gateway::access";
-
-/// Longer request ids of upstream are not logged. Its ids have 32 characters.
+/// Longer request ids of upstream are left out. Its ids have 32 characters.
 const MAX_ID: usize = 128;
 
-/// How many bytes of a path are logged. The path of a product list is shorter, even with a project id of 255
+/// How many bytes of a path are kept. The path of a product list is shorter, even with a project id of 255
 /// characters.
 const MAX_PATH: usize = 300;
 
-/// How many bytes of a `User-Agent` are logged: enough for the name and version of a client.
+/// How many bytes of a `User-Agent` are kept: enough for the name and version of a client.
 const MAX_AGENT: usize = 128;
 
-/// A request that takes longer, to the end of its response, is slow.
-const SLOW: Duration = Duration::from_secs(1);
-
 pub struct RequestRecord {
-    metrics: Arc<Metrics>,
+    sinks: Arc<Sinks>,
     clock: Clock,
     begun: Instant,
     request_id: RequestId,
@@ -59,29 +51,8 @@ pub struct RequestRecord {
     status: Option<StatusCode>,
     sent_bytes: u64,
     complete: bool,
-    /// `None` if the request is not logged.
-    line: Option<Box<LogFields>>,
-}
-
-/// Fields that only the log needs.
-struct LogFields {
-    client: IpAddr,
-    heading: Arc<Heading>,
-    method: &'static str,
-    upstream_id: Option<String>,
-    trace: Option<Trace>,
-    /// The parent id that upstream got with the trace.
-    span: Option<u64>,
-    upstream_took: Option<Duration>,
-    head_after: Option<Duration>,
-}
-
-/// Log fields that are the same for all requests with the same head.
-#[derive(Clone)]
-pub struct Heading {
-    path: Box<str>,
-    agent: Option<Box<str>>,
-    caller: Option<ShortDigest>,
+    /// `None` if no sink needs it.
+    description: Option<Box<Description>>,
 }
 
 /// The value of the label `operation`.
@@ -99,49 +70,34 @@ impl Label {
     }
 }
 
-impl LogFields {
-    fn new(client: IpAddr, heading: Arc<Heading>, method: &'static str) -> Box<Self> {
-        Box::new(Self {
-            client,
-            heading,
-            method,
-            upstream_id: None,
-            trace: None,
-            span: None,
-            upstream_took: None,
-            head_after: None,
-        })
-    }
-}
-
 impl RequestRecord {
-    pub fn begin(metrics: Arc<Metrics>, clock: Clock, request_id: RequestId, head: &Parts, client: IpAddr) -> Self {
-        let line = is_logged().then(|| {
+    pub fn begin(sinks: Arc<Sinks>, clock: Clock, request_id: RequestId, head: &Parts, client: IpAddr) -> Self {
+        let description = sinks.need_description().then(|| {
             let agent = head.headers.get(USER_AGENT).filter(|agent| !agent.is_empty());
             let agent = agent.map(|agent| readable(agent.as_bytes(), MAX_AGENT));
             let heading = Heading { path: readable(head.uri.path().as_bytes(), MAX_PATH), agent, caller: None };
-            let mut line = LogFields::new(client, Arc::new(heading), method_name(&head.method));
-            line.trace = Trace::read(&head.headers);
-            line
+            let mut description = Description::new(client, Arc::new(heading), method_name(&head.method));
+            description.trace = Trace::read(&head.headers);
+            description
         });
-        Self::of(metrics, clock, request_id, line)
+        Self::of(sinks, clock, request_id, description)
     }
 
     /// Begins the record of a GET that is known to be a hit. It has the heading of the earlier request with the same
     /// head. `traceparent` is that of this request.
     pub fn begin_hit(
-        metrics: Arc<Metrics>,
+        sinks: Arc<Sinks>,
         clock: Clock,
         request_id: RequestId,
         (heading, client, traceparent): (Option<&Arc<Heading>>, IpAddr, Option<&str>),
         (operation, series, key): (&Operation, &Arc<HitSeries>, Option<ShortDigest>),
     ) -> Self {
-        let line = heading.filter(|_| is_logged()).map(|heading| {
-            let mut line = LogFields::new(client, Arc::clone(heading), "GET");
-            line.trace = traceparent.and_then(Trace::parse);
-            line
+        let description = heading.filter(|_| sinks.need_description()).map(|heading| {
+            let mut description = Description::new(client, Arc::clone(heading), "GET");
+            description.trace = traceparent.and_then(Trace::parse);
+            description
         });
-        let mut record = Self::of(metrics, clock, request_id, line);
+        let mut record = Self::of(sinks, clock, request_id, description);
         record.set_operation(operation);
         record.series = Some(Arc::clone(series));
         record.key = key;
@@ -149,11 +105,11 @@ impl RequestRecord {
         record
     }
 
-    fn of(metrics: Arc<Metrics>, clock: Clock, request_id: RequestId, line: Option<Box<LogFields>>) -> Self {
-        metrics.in_flight.inc();
+    fn of(sinks: Arc<Sinks>, clock: Clock, request_id: RequestId, description: Option<Box<Description>>) -> Self {
+        sinks.begin();
         Self {
             begun: clock.timer_now(),
-            metrics,
+            sinks,
             clock,
             request_id,
             operation: Label::Fixed("none"),
@@ -166,7 +122,7 @@ impl RequestRecord {
             status: None,
             sent_bytes: 0,
             complete: false,
-            line,
+            description,
         }
     }
 
@@ -175,9 +131,9 @@ impl RequestRecord {
         self.request_id.as_str()
     }
 
-    /// `None` if the request is not logged.
+    /// `None` if no sink needs it.
     pub fn heading(&self) -> Option<&Arc<Heading>> {
-        self.line.as_ref().map(|line| &line.heading)
+        self.description.as_ref().map(|description| &description.heading)
     }
 
     /// The value of the label `operation`.
@@ -193,23 +149,23 @@ impl RequestRecord {
     pub fn forward_trace(&mut self, headers: &HeaderMap) -> Option<HeaderValue> {
         let span = self.request_id.span();
         let traceparent = Trace::read(headers)?.continued(span);
-        if let Some(line) = &mut self.line {
-            line.span = traceparent.is_some().then_some(span);
+        if let Some(description) = &mut self.description {
+            description.span = traceparent.is_some().then_some(span);
         }
         traceparent
     }
 
     /// Upstream's request id of the response. The client gets this id instead of the gateway's.
     pub fn set_upstream_id(&mut self, id: Option<&HeaderValue>) {
-        if let Some(line) = &mut self.line {
+        if let Some(description) = &mut self.description {
             let id = id.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty() && id.len() <= MAX_ID);
-            line.upstream_id = id.map(str::to_owned);
+            description.upstream_id = id.map(str::to_owned);
         }
     }
 
     pub fn set_caller(&mut self, caller: impl FnOnce() -> ShortDigest) {
-        if let Some(line) = &mut self.line {
-            Arc::make_mut(&mut line.heading).caller.get_or_insert_with(caller);
+        if let Some(description) = &mut self.description {
+            Arc::make_mut(&mut description.heading).caller.get_or_insert_with(caller);
         }
     }
 
@@ -246,8 +202,8 @@ impl RequestRecord {
 
     /// How long the upstream call took: to the end of its response, or to the head if the response is relayed.
     pub fn set_upstream_time(&mut self, took: Option<Duration>) {
-        if let Some(line) = &mut self.line {
-            line.upstream_took = took;
+        if let Some(description) = &mut self.description {
+            description.upstream_took = took;
         }
     }
 
@@ -272,17 +228,11 @@ impl RequestRecord {
         self.failure
     }
 
-    /// Whether upstream or the gateway has failed, or the client did not get the whole response.
-    fn has_failed(&self) -> bool {
-        let is_error = self.status.is_none_or(|status| status.is_server_error());
-        is_error || self.failure.is_some() || self.outcome == Outcome::Stale || !self.complete
-    }
-
     /// The response's head is ready.
     pub fn set_status(&mut self, status: StatusCode) {
         self.status = Some(status);
-        if let Some(line) = &mut self.line {
-            line.head_after = Some(self.clock.timer_now().saturating_duration_since(self.begun));
+        if let Some(description) = &mut self.description {
+            description.head_after = Some(self.clock.timer_now().saturating_duration_since(self.begun));
         }
     }
 
@@ -299,69 +249,24 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        let took = self.clock.timer_now().saturating_duration_since(self.begun);
         // Without a response head, the client disconnected before there was one.
         let outcome = if self.status.is_some() { self.outcome } else { Outcome::Aborted };
-        self.metrics.in_flight.dec();
-        let operation = self.operation.as_str();
-        let miss = self.miss.filter(|_| outcome.may_be_a_miss());
-        if let Some(miss) = miss {
-            self.metrics.missed(operation, miss);
-        }
-        match &self.series {
-            Some(series) => series.count(&self.metrics, operation, self.status, took),
-            None => self.metrics.request(operation, outcome, self.status, took),
-        }
-        let Some(line) = &self.line else { return };
-        if !has_line(logs::access(), took, self.has_failed()) {
-            return;
-        }
-        tracing::info!(
-            target: ACCESS,
-            request_id = self.request_id.as_str(),
-            upstream_request_id = line.upstream_id,
-            trace_id = line.trace.as_ref().map(Trace::id),
-            span_id = line.span.map(|span| format!("{span:016x}")),
-            client = %line.client,
-            caller = line.heading.caller.as_ref().map(ShortDigest::as_str),
-            user_agent = line.heading.agent.as_deref(),
-            method = line.method,
-            path = &*line.heading.path,
-            operation,
-            key = self.key.as_ref().map(ShortDigest::as_str),
-            result = outcome.into_str(),
-            miss = miss.map(<&str>::from),
-            detail = Some(self.detail).filter(|detail| !detail.is_empty()),
-            failure = self.failure,
-            status = self.status.map(|status| status.as_u16()),
-            ttfb_ms = line.head_after.map(milliseconds),
-            upstream_ms = line.upstream_took.map(milliseconds),
-            total_ms = milliseconds(took),
-            bytes = self.sent_bytes,
-            complete = self.complete,
-            "request",
-        );
+        let request = CompletedRequest {
+            request_id: self.request_id.as_str(),
+            operation: self.operation.as_str(),
+            outcome,
+            miss: self.miss.filter(|_| outcome.may_be_a_miss()),
+            key: self.key,
+            detail: Some(self.detail).filter(|detail| !detail.is_empty()),
+            failure: self.failure,
+            status: self.status,
+            took: self.clock.timer_now().saturating_duration_since(self.begun),
+            sent_bytes: self.sent_bytes,
+            is_complete: self.complete,
+            description: self.description.as_deref(),
+        };
+        self.sinks.end(&request, self.series.as_deref());
     }
-}
-
-/// Whether a request that begins now may be logged.
-pub(crate) fn is_logged() -> bool {
-    logs::access() != AccessLog::Off && tracing::enabled!(target: ACCESS, Level::INFO)
-}
-
-/// Whether a request that has ended is logged.
-fn has_line(access: AccessLog, took: Duration, has_failed: bool) -> bool {
-    match access {
-        AccessLog::All => true,
-        AccessLog::SlowAndFailed => has_failed || took > SLOW,
-        AccessLog::Off => false,
-    }
-}
-
-/// Rounded down to microseconds, which keeps the number short.
-#[allow(clippy::cast_precision_loss)]
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1e3
 }
 
 /// A method that is not in the standard may be any text of the client's, and is not logged.
@@ -396,19 +301,6 @@ mod tests {
         assert_eq!(&*readable(b"a\tb\x1b[31m\xc3\xa9", 128), "a\\tb\\x1b[31m\\xc3\\xa9");
         assert_eq!(readable(&[b'x'; 500], MAX_AGENT).len(), MAX_AGENT);
         assert_eq!(readable(&[0xe9; 500], MAX_AGENT).len(), MAX_AGENT, "as it is shown");
-    }
-
-    #[test]
-    fn slow_and_failed_requests_are_logged_unless_the_access_log_is_off() {
-        let (fast, slow) = (SLOW, SLOW + Duration::from_millis(1));
-        for (access, expected) in [
-            (AccessLog::All, [true; 4]),
-            (AccessLog::SlowAndFailed, [false, true, true, true]),
-            (AccessLog::Off, [false; 4]),
-        ] {
-            let cases = [(fast, false), (fast, true), (slow, false), (slow, true)];
-            assert_eq!(cases.map(|(took, failed)| has_line(access, took, failed)), expected, "{access:?}");
-        }
     }
 
     #[test]
