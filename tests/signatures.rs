@@ -418,6 +418,8 @@ async fn explain_shows_the_signed_parts_and_the_verdict() {
     assert_eq!(world.upstream_calls(), 0);
     request.send(&world).await;
     assert!(explain(&request).await["operation"]["now"]["caller"].as_str().unwrap().starts_with("granted"));
+    let status = world.http.get(&world.admin_url("/status")).await.json();
+    assert_eq!(status["callers"]["by_id"][0]["access_key"], key.id);
 }
 
 #[tokio::test]

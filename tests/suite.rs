@@ -101,6 +101,7 @@ mod snapshot;
 mod staleness;
 mod supervised;
 mod table;
+mod tail;
 mod terraform;
 mod tls;
 mod tls_files;

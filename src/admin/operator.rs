@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Either, Limited};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::document::Document;
 use super::guard::AccessDenied;
-use super::{Endpoint, Page, READ, entries, explain, find, guard, history, json as json_page, purge, status, text};
+use super::{
+    AdminBody, Endpoint, Page, READ, entries, explain, find, guard, history, json as json_page, purge, status, tail,
+    text,
+};
 use crate::budget::{Account, ConnectionClass};
 use crate::config::Mode;
 use crate::config::enums::Level;
@@ -38,14 +41,16 @@ enum OperatorHandler {
     Blocking(fn(&Gateway, &str) -> Page),
     /// GET takes the parameters from the query. POST takes them from the body, where no log and no history keeps them.
     Form(fn(&Operator, &str) -> Page),
+    /// Streams the live tail.
+    Tail,
     /// GET shows a value, PUT sets it to the body.
     Value { show: fn(&Operator) -> Page, set: fn(&Operator, &str) -> Page },
 }
 
-use OperatorHandler::{Blocking, Form, Immediate, Value};
+use OperatorHandler::{Blocking, Form, Immediate, Tail, Value};
 
 /// `deploy/operating.md` describes them.
-const ENDPOINTS: [Endpoint<OperatorHandler>; 9] = [
+const ENDPOINTS: [Endpoint<OperatorHandler>; 10] = [
     Endpoint {
         path: "/",
         allow: READ,
@@ -89,6 +94,12 @@ const ENDPOINTS: [Endpoint<OperatorHandler>; 9] = [
         handler: Form(|operator, parameters| explain::page(&operator.gateway, parameters)),
     },
     Endpoint {
+        path: "/tail",
+        allow: "GET",
+        help: "requests as they end, as server-sent events (?operation=NAME&result=NAME&status=5xx&caller=ID&client=ADDRESS&slow=1s)",
+        handler: Tail,
+    },
+    Endpoint {
         path: "/log-level",
         allow: READ_AND_PUT,
         help: "the log level; PUT sets it to its body: error, warn, info, debug or trace",
@@ -111,17 +122,25 @@ pub(crate) struct Operator {
     document: Document,
     /// Held while a request goes through all entries.
     turn: Arc<Semaphore>,
+    /// Becomes true when the process begins to stop.
+    drain: watch::Receiver<bool>,
 }
 
 impl Operator {
     /// Clients of the gateway connect to `proxy`. `/config` shows the remarks after the settings.
-    pub(crate) fn new(gateway: Arc<Gateway>, proxy: SocketAddr, remarks: String) -> Self {
-        Self { gateway, proxy, remarks, document: Document::new(), turn: Arc::new(Semaphore::new(1)) }
+    /// The tail ends when `drain` becomes true.
+    pub(crate) fn new(gateway: Arc<Gateway>, proxy: SocketAddr, remarks: String, drain: watch::Receiver<bool>) -> Self {
+        Self { gateway, proxy, remarks, document: Document::new(), turn: Arc::new(Semaphore::new(1)), drain }
     }
 
     /// Answers a request to the listener with the address `local`. The class of the connection rises to `Known` if the
     /// request has the token or needs none.
-    pub(crate) async fn answer<B>(&self, request: Request<B>, local: SocketAddr, account: &Account) -> Page
+    pub(crate) async fn answer<B>(
+        &self,
+        request: Request<B>,
+        local: SocketAddr,
+        account: &Account,
+    ) -> Response<AdminBody>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
@@ -134,7 +153,7 @@ impl Operator {
             if denied != AccessDenied::Token || head.headers.contains_key(AUTHORIZATION) {
                 self.gateway.observer().record_event(NewEvent::new(Event::AdminDenied, denied.describe()));
             }
-            return denied.page();
+            return denied.page().map(Either::Left);
         }
         // The page itself needs no token.
         if head.uri.path() != "/" || active.admin_token().is_none() {
@@ -142,8 +161,12 @@ impl Operator {
         }
         drop(active);
         let query = head.uri.query().unwrap_or_default();
-        match find(&ENDPOINTS, head.uri.path(), &head.method) {
+        let page = match find(&ENDPOINTS, head.uri.path(), &head.method) {
             Err(error) => *error,
+            Ok(Tail) => match tail::stream(&self.gateway, query, &self.drain) {
+                Ok(stream) => return stream,
+                Err(error) => *error,
+            },
             Ok(Immediate(page)) => page(self, query),
             Ok(Blocking(page)) => {
                 let query = query.to_owned();
@@ -163,7 +186,8 @@ impl Operator {
                 Err(error) => error,
             },
             Ok(Value { show, .. }) => show(self),
-        }
+        };
+        page.map(Either::Left)
     }
 
     /// Runs something that takes long on a thread that answers no other requests.
@@ -262,7 +286,7 @@ mod tests {
     async fn blocking_requests_run_one_after_the_other_even_if_a_client_disconnects() {
         let config = Config::from_layers("f", "region = \"r\"", &[]).unwrap();
         let gateway = Gateway::new(&config, Clock::System).unwrap();
-        let operator = Operator::new(gateway, ([127, 0, 0, 1], 1).into(), String::new());
+        let operator = Operator::new(gateway, ([127, 0, 0, 1], 1).into(), String::new(), watch::channel(false).1);
         let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
         let first = operator.run_blocking(move |_| {
             begin.send(()).unwrap();

@@ -191,7 +191,7 @@ impl Gateway {
         let Backends { upstream, client_config, mut second_tier, snapshot, mut hints } = backends;
         let settings = &config.settings;
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
-        let sinks = Arc::new(Sinks::new(Arc::clone(&metrics)));
+        let sinks = Arc::new(Sinks::new(Arc::clone(&metrics), clock.clone()));
         let observer = Arc::new(Observer {
             digests,
             events: Events::default(),

@@ -1,16 +1,18 @@
 //! What an operator sees: metrics, events, the log, and the record of a request. When the request has ended, the record
-//! goes to the sinks: the request metrics and the access log.
+//! goes to the sinks: the request metrics, the counts of its caller, the access log and the live tail.
 //!
 //! Labels and log fields come from enums and from the catalogue, never from a request. So nothing that a client sends
 //! can add a metric series or show a credential.
 
 mod access_log;
+pub(crate) mod callers;
 pub(crate) mod calls;
 pub(crate) mod completed;
 pub(crate) mod conditions;
 pub(crate) mod events;
 pub(crate) mod failures;
 mod families;
+mod fields;
 mod fleet;
 pub(crate) mod health;
 pub(crate) mod history;
@@ -18,6 +20,7 @@ pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod noticed;
 pub(crate) mod outcome;
+mod readable;
 pub(crate) mod record;
 pub(crate) mod requests;
 pub(crate) mod savings;
@@ -25,3 +28,4 @@ pub(crate) mod series;
 pub(crate) mod sinks;
 pub(crate) mod sources;
 mod status;
+pub(crate) mod tail;

@@ -1,28 +1,41 @@
-//! Where completed requests go: to the metrics and to the access log.
+//! Where completed requests go: to the metrics, to the counts of their callers, to the access log and to the live tail.
 
 use std::sync::Arc;
 
 use super::access_log;
+use super::callers::{CallerCounts, CallerTable};
 use super::completed::CompletedRequest;
 use super::metrics::Metrics;
 use super::requests::HitSeries;
+use super::tail::Tail;
+use crate::clock::Clock;
 
 pub struct Sinks {
     metrics: Arc<Metrics>,
+    callers: CallerTable,
+    tail: Arc<Tail>,
 }
 
 impl Sinks {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics }
+    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self { metrics, callers: CallerTable::new(clock.timer_now()), tail: Arc::new(Tail::new(clock)) }
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
+    pub(crate) fn callers(&self) -> &CallerTable {
+        &self.callers
+    }
+
+    pub(crate) fn tail(&self) -> &Arc<Tail> {
+        &self.tail
+    }
+
     /// Whether a sink needs the description of a request that begins now.
     pub(crate) fn need_description(&self) -> bool {
-        access_log::is_on()
+        access_log::is_on() || self.tail.is_read()
     }
 
     pub(super) fn begin(&self) {
@@ -30,8 +43,17 @@ impl Sinks {
     }
 
     /// `series` count a hit on the fast path.
-    pub(super) fn end(&self, request: &CompletedRequest<'_>, series: Option<&HitSeries>) {
+    pub(super) fn end(
+        &self,
+        request: &CompletedRequest<'_>,
+        series: Option<&HitSeries>,
+        caller: Option<&CallerCounts>,
+    ) {
         self.metrics.completed(request, series);
+        if let Some(caller) = caller {
+            self.callers.count(caller, request);
+        }
         access_log::write(request);
+        self.tail.send(request);
     }
 }
