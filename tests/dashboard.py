@@ -6,6 +6,7 @@ denied callers). This program sends it more requests. Prometheus runs with deplo
 shorter intervals and this target. The checks:
 
 - No query fails. Each query of the dashboard has a result that is not NaN, and each variable has values.
+- Prometheus reads the OpenMetrics format, and has exemplars from it.
 - Each rule is evaluated, each recording rule has a result, and each series that a rule selects exists.
 - Each metric family that is named exists, and rules_test.yml has every alert.
 
@@ -41,6 +42,9 @@ VARIABLES = {
     "job": "workspace-gateway",
     "instance": ".+",
 }
+# The trace that all requests of the load are part of. It is sampled.
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 FAMILY = re.compile(r"\b(?:workspace_gateway|process)_\w+")
 RECORDED = re.compile(r"\b[a-z_]+:\w+:\w+")
 SELECTOR = re.compile(r"\b(?:workspace_gateway_\w+|process_\w+|up)\{[^}]*\}")
@@ -116,7 +120,7 @@ class Load:
         try:
             while not self.stopped.is_set():
                 for path, token in self.requests(next(self.number)):
-                    connection.request("GET", path, headers={"x-auth-token": token})
+                    connection.request("GET", path, headers={"x-auth-token": token, "traceparent": TRACEPARENT})
                     connection.getresponse().read()
         except (OSError, http.client.HTTPException) as error:
             self.failed.append(error)
@@ -237,6 +241,17 @@ def rule_queries(prometheus, pending):
     return rules
 
 
+def exemplar_query(prometheus, begun, pending):
+    """Adds a check that Prometheus has the trace of a hit, which is only in the OpenMetrics format."""
+    buckets = 'workspace_gateway_request_duration_seconds_bucket{result="hit"}'
+
+    def query():
+        found = prometheus.get("query_exemplars", query=buckets, start=begun, end=time.time())
+        return any(exemplar["labels"]["trace_id"] == TRACE for series in found for exemplar in series["exemplars"])
+
+    pending.add("exemplars of hits", query)
+
+
 def unknown_families(texts, page, rules):
     """Yields the families that are named and do not exist."""
     known = set(re.findall(r"^# TYPE (\w+)", page, re.MULTILINE))
@@ -264,7 +279,8 @@ def main(program):
                 sys.exit(f"prometheus.yml does not contain {original}")
             config = re.sub(rf"(?<=[ \"]){re.escape(original)}(?=[\"\n])", replacement, config)
         (scratch / "prometheus.yml").write_text(config)
-        command = ["prometheus", f"--config.file={scratch}/prometheus.yml", f"--storage.tsdb.path={scratch}/data"]
+        features = "--enable-feature=exemplar-storage"
+        command = ["prometheus", features, f"--config.file={scratch}/prometheus.yml", f"--storage.tsdb.path={scratch}/data"]
         daemon = stack.enter_context(Process([*command, "--web.listen-address=127.0.0.1:0"], "stderr"))
         prometheus = Prometheus(daemon.wait_for(r'msg="Listening on" address=(\S+)', SCENES)[1])
         daemon.wait_for("Server is ready to receive web requests", SCENES)
@@ -274,6 +290,7 @@ def main(program):
         pending = Pending()
         queries = dashboard_queries(dashboard, prometheus, pending, begun)
         rules = rule_queries(prometheus, pending)
+        exemplar_query(prometheus, begun, pending)
         while pending.queries and not load.failed and time.time() < begun + RESULTS:
             pending.poll()
             time.sleep(POLL_INTERVAL)

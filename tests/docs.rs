@@ -286,3 +286,15 @@ fn every_link_of_a_page_leads_to_a_file_and_a_heading_that_exist() {
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
+
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let page = std::fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ") && line.contains("::"));
+    let named: Vec<_> = rows.flat_map(|row| row.split('`').filter_map(|word| word.split_once("::"))).collect();
+    assert!(named.len() > 30, "{named:?}");
+    for (file, name) in named {
+        let text = std::fs::read_to_string(root().join(format!("tests/{file}.rs"))).unwrap_or_default();
+        assert!(text.contains(&format!("fn {name}(")), "{file}::{name}");
+    }
+}

@@ -20,6 +20,37 @@ fn series(page: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
+async fn open_metrics_have_the_traces_of_sampled_requests_and_only_if_they_are_asked_for() {
+    let world = World::new().await;
+    let trace = |number: u32, flags: u8| format!("00-{number:032x}-00f067aa0ba902b7-{flags:02x}");
+    let get = async |value: String| world.get_with(LIST, &[("traceparent", &value)]).await;
+    let metrics = |accept: &'static str| async {
+        let url = world.metrics_url("/metrics");
+        world.http.send(Method::GET, &url, &[("accept", accept)], "").await
+    };
+    get(trace(1, 1)).await;
+    let before = metrics("application/openmetrics-text; version=1.0.0").await;
+    assert_eq!(before.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(before.text().ends_with("# EOF\n") && !before.text().contains("trace_id"), "{}", before.text());
+    // A hit, which the full path answers after the metrics were asked for, and two of the fast path.
+    get(trace(2, 1)).await;
+    get(trace(3, 1)).await;
+    get(trace(4, 0)).await;
+    get("odd".to_owned()).await;
+    let after = metrics("application/openmetrics-text").await;
+    let exemplars: Vec<&str> = after.text().lines().filter(|line| line.contains("trace_id")).collect();
+    let is_of_hit = |line: &&&str| line.contains("_bucket{operation=\"ListProducts\",result=\"hit\",le=");
+    assert_eq!(exemplars.iter().filter(is_of_hit).count(), exemplars.len(), "{exemplars:?}");
+    let latest = format!(" # {{trace_id=\"{:032x}\"}} ", 3);
+    assert!(exemplars.iter().any(|line| line.contains(&latest)), "{exemplars:?}");
+    assert!(exemplars.iter().all(|line| !line.contains(&format!("{:032x}", 4))), "not sampled: {exemplars:?}");
+    assert_eq!(world.metric("workspace_gateway_fast_path_hits_total"), 3.0);
+    let plain = metrics("*/*").await;
+    assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4");
+    assert!(!plain.text().contains("trace_id") && !plain.text().contains("EOF"));
+}
+
+#[tokio::test]
 async fn the_metrics_page_shows_what_happened() {
     let world = World::new().await;
     world.get(LIST).await;

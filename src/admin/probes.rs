@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use http::{Request, StatusCode};
+use http::header::ACCEPT;
+use http::{HeaderMap, Request, StatusCode};
 use tokio::sync::watch;
 
 use super::{Endpoint, Page, READ, find, page, text};
 use crate::budget::Budget;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::open_metrics;
 
-type ProbeHandler = fn(&Probes) -> Page;
+type ProbeHandler = fn(&Probes, &HeaderMap) -> Page;
 
 const ENDPOINTS: [Endpoint<ProbeHandler>; 3] = [
     Endpoint { path: "/metrics", allow: READ, help: "the metrics, for Prometheus", handler: Probes::metrics },
@@ -17,13 +19,13 @@ const ENDPOINTS: [Endpoint<ProbeHandler>; 3] = [
         path: "/healthz",
         allow: READ,
         help: "200 while the process runs",
-        handler: |_| text(StatusCode::OK, "ok"),
+        handler: |_, _| text(StatusCode::OK, "ok"),
     },
     Endpoint {
         path: "/readyz",
         allow: READ,
         help: "200 while the gateway takes requests, 503 while it shuts down",
-        handler: Probes::ready,
+        handler: |probes, _| probes.ready(),
     },
 ];
 
@@ -39,12 +41,20 @@ impl Probes {
     }
 
     pub(crate) fn answer<B>(&self, request: &Request<B>) -> Page {
-        find(&ENDPOINTS, request.uri().path(), request.method()).map_or_else(|error| *error, |handler| handler(self))
+        let handler = find(&ENDPOINTS, request.uri().path(), request.method());
+        handler.map_or_else(|error| *error, |handler| handler(self, request.headers()))
     }
 
-    fn metrics(&self) -> Page {
-        match self.metrics.encode() {
-            Ok(metrics) => page(StatusCode::OK, prometheus::TEXT_FORMAT, metrics),
+    /// In the OpenMetrics format if the request prefers it, else in Prometheus' own.
+    fn metrics(&self, headers: &HeaderMap) -> Page {
+        let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let (content_type, metrics) = if open_metrics::is_preferred(&accept.collect::<Vec<_>>().join(",")) {
+            (open_metrics::CONTENT_TYPE, self.metrics.encode_open_metrics().map_err(|error| error.to_string()))
+        } else {
+            (prometheus::TEXT_FORMAT, self.metrics.encode().map_err(|error| error.to_string()))
+        };
+        match metrics {
+            Ok(metrics) => page(StatusCode::OK, content_type, metrics),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}")),
         }
     }

@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+const SAMPLED: u8 = 0b01;
+
 /// The flags `sampled` and `random-trace-id`. Other flags are reserved and are not sent upstream.
 const FLAGS: u8 = 0b11;
 
@@ -42,6 +44,11 @@ impl Trace {
 
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whether the caller may have recorded the trace.
+    pub fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
     }
 
     /// The `traceparent` of the upstream request: the same trace, with `span` as the parent id.

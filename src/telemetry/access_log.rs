@@ -21,7 +21,7 @@ pub(super) fn is_on() -> bool {
 }
 
 pub(super) fn write(request: &CompletedRequest<'_>) {
-    let Some(description) = request.description else { return };
+    let Some(description) = request.description.filter(|_| is_on()) else { return };
     if !has_line(logs::access(), request.took, request.has_failed()) {
         return;
     }

@@ -7,7 +7,7 @@ use prometheus::{
 use strum::VariantArray;
 
 /// From a hit in memory (50 µs) to an upstream at its limits (60 s), in seconds.
-const BUCKETS: [f64; 19] = [
+pub(super) const BUCKETS: [f64; 19] = [
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5, 5.0,
     10.0, 30.0, 60.0,
 ];

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 use strum::{IntoStaticStr, VariantArray};
 
+use super::exemplars::Exemplars;
 use super::families::{each, families, pairs, start_at_zero};
 use super::outcome::{ClaimResult, SnapshotResult};
 use crate::cache::backoffs::BackoffCause;
@@ -53,6 +55,7 @@ families! {
     /// The metrics of one gateway.
     pub struct Metrics {
         sources: Mutex<Vec<Source>>,
+        pub(super) exemplars: Exemplars,
     }
 
     in_flight: IntGauge = "workspace_gateway_requests_in_flight" [],
@@ -328,7 +331,6 @@ impl Metrics {
         }
     }
 
-    /// Counts a request that has ended.
     /// Counts a request for an operation that is relayed unchanged.
     pub fn bypass(&self, operation: &str, reason: BypassReason) {
         self.bypasses.with_label_values(&[operation, reason.into_str()]).inc();
@@ -427,7 +429,12 @@ impl Metrics {
     /// # Errors
     /// If a family cannot be written, which would be a mistake in this file.
     pub fn encode(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.gather())
+    }
+
+    /// All series at present.
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
         self.refresh();
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        self.registry.gather()
     }
 }

@@ -1,4 +1,5 @@
-//! Where completed requests go: to the metrics, to the counts of their callers, to the access log and to the live tail.
+//! Where completed requests go: to the metrics and their exemplars, to the counts of their callers, to the access log and to
+//! the live tail.
 
 use std::sync::Arc;
 
@@ -14,11 +15,13 @@ pub struct Sinks {
     metrics: Arc<Metrics>,
     callers: CallerTable,
     tail: Arc<Tail>,
+    clock: Clock,
 }
 
 impl Sinks {
     pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
-        Self { metrics, callers: CallerTable::new(clock.timer_now()), tail: Arc::new(Tail::new(clock)) }
+        let (callers, tail) = (CallerTable::new(clock.timer_now()), Arc::new(Tail::new(clock.clone())));
+        Self { metrics, callers, tail, clock }
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -35,7 +38,7 @@ impl Sinks {
 
     /// Whether a sink needs the description of a request that begins now.
     pub(crate) fn need_description(&self) -> bool {
-        access_log::is_on() || self.tail.is_read()
+        access_log::is_on() || self.metrics.exemplars.are_wanted() || self.tail.is_read()
     }
 
     pub(super) fn begin(&self) {
@@ -50,6 +53,7 @@ impl Sinks {
         caller: Option<&CallerCounts>,
     ) {
         self.metrics.completed(request, series);
+        self.metrics.exemplars.keep(request, || self.clock.date());
         if let Some(caller) = caller {
             self.callers.count(caller, request);
         }
