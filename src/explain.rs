@@ -2,6 +2,7 @@
 //! look anything up or send anything.
 
 mod signature;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,11 +12,11 @@ use std::time::SystemTime;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use serde::Serialize;
 
 use crate::catalogue::template::PROJECT_ID;
-use crate::catalogue::{Forwarded, Operation, Sharing};
+use crate::catalogue::{Forwarded, Operation, Service, Sharing};
 use crate::config::ttl;
 use crate::request::BypassReason;
 use crate::request::caller::Credential;
@@ -29,9 +30,11 @@ use crate::request::request_directives::RequestDirectives;
 use crate::request::route;
 use crate::request::trace::Trace;
 use crate::request::validate;
+use crate::signing::AccessKey;
 use crate::signing::ring::SignatureRejection;
 use crate::upstream::client::{self, FetchContext};
 use signature::{Authentication, Signature};
+pub(crate) use verdict::{Verdict, VerdictAction};
 
 /// What an explanation depends on besides the request.
 #[derive(Clone, Copy)]
@@ -41,10 +44,13 @@ pub(crate) struct Context<'a> {
     pub listen: SocketAddr,
     /// The current date, to verify signatures.
     pub date: SystemTime,
+    /// Whether an access key is not used for now, because upstream has refused it too often.
+    pub is_suspended: &'a dyn Fn(&AccessKey, Service) -> bool,
 }
 
-/// A GET to explain.
+/// A request to explain. It has no body.
 pub(crate) struct ExplainRequest<'a> {
+    pub method: Method,
     /// A path, or a URL as a client sends it to an HTTP proxy. Its host becomes `Host` if that header is missing.
     pub url: &'a str,
     pub headers: HeaderMap,
@@ -63,10 +69,7 @@ pub(crate) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Explanation {
-    /// The decision as a sentence.
-    verdict: String,
-    /// The decision for programs.
-    decided: Decided,
+    verdict: Verdict,
     /// The target after a path prefix was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     rewritten_to: Option<String>,
@@ -79,22 +82,6 @@ pub(crate) struct Explanation {
     /// The upstream URL of a relayed request.
     #[serde(skip_serializing_if = "Option::is_none")]
     forwarded_to: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(tag = "action", rename_all = "kebab-case")]
-enum Decided {
-    /// Answered by the gateway, without an error.
-    Answered,
-    /// Answered by the gateway with an error.
-    Refused {
-        status: u16,
-        reason: &'static str,
-    },
-    Relayed {
-        reason: &'static str,
-    },
-    LookedUp,
 }
 
 #[derive(Debug, Serialize)]
@@ -163,16 +150,17 @@ impl From<&BypassReason> for BypassExplanation {
 }
 
 /// Explains a request: decides as `serve` does, and describes the decision. A running gateway adds with `look` what it
-/// knows about the caller and the key at present.
+/// knows about the caller and the key at present. If the request is looked up, with these directives, it adds the
+/// verdict, too.
 ///
 /// # Errors
 /// If the URL is invalid.
 pub(crate) fn explain(
     context: Context<'_>,
     explained: ExplainRequest<'_>,
-    look: impl FnOnce(RequestKey, &Credential) -> Option<Now>,
+    look: impl FnOnce(RequestKey, &Credential, Option<RequestDirectives>) -> Option<(Now, Option<Verdict>)>,
 ) -> Result<Explanation, String> {
-    let Context { rules, date, .. } = context;
+    let Context { rules, date, is_suspended, .. } = context;
     let (mut head, facts) = request(&explained, context.listen)?;
     let decision =
         validate::normalize(&mut head).map_err(Rejection::Invalid).and_then(|()| decide(&mut head, facts, rules));
@@ -182,21 +170,22 @@ pub(crate) fn explain(
     let plan = match decision {
         Ok(Decision::Proceed(plan)) => plan,
         Ok(Decision::AnswerOptions) => {
-            return Ok(Explanation::of("answered 200 here, with the methods that the gateway relays".to_owned()));
+            let verdict = Verdict::answered("answered 200 here, with the methods that the gateway relays");
+            return Ok(Explanation::of(verdict));
         }
         Err(rejection) => return Ok(Explanation::rejected(rejection, &almost)),
     };
     let Plan { service, presentation: Presentation { credential, received_uri, authorization }, action } = plan;
     let project = route::project(rules.catalogue, head.uri.path());
     let Authentication { credential, refusal, signature } =
-        signature::authenticate(credential, &head, &received_uri, project, date);
+        signature::authenticate(credential, &head, &received_uri, project, date, |key| is_suspended(key, service));
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let rewritten_to = (head.uri.path() != received_uri.path()).then(|| target.to_owned());
-    let explanation = |verdict, decided| Explanation { decided, signature, rewritten_to, ..Explanation::of(verdict) };
+    let explanation = |verdict| Explanation { signature, rewritten_to, ..Explanation::of(verdict) };
     if let Some(refusal) = refusal {
         let status = if refusal == SignatureRejection::Project { 403 } else { 401 };
-        let verdict = format!("answered {status} here, and not sent upstream: {}", refusal.describe());
-        return Ok(explanation(verdict, Decided::Refused { status, reason: refusal.into_str() }));
+        let sentence = format!("answered {status} here, and not sent upstream: {}", refusal.describe());
+        return Ok(explanation(Verdict::refused(status, refusal.into_str(), sentence)));
     }
     let operation = match &action {
         Action::LookUp { key, .. } => {
@@ -208,12 +197,12 @@ pub(crate) fn explain(
         }
         Action::PassThrough => None,
     };
-    let (verdict, decided, key) = match action {
-        Action::LookUp { key, directives } => (look_up_verdict(directives), Decided::LookedUp, Some(key)),
+    let (mut verdict, key, directives) = match action {
+        Action::LookUp { key, directives } => (Verdict::looked_up(directives), Some(key), Some(directives)),
         _ if authorization == AuthorizationAction::Bound => {
-            let verdict = "answered 401 here: the AK/SK signature does not cover upstream's Host and path, and its key \
-                           is not configured here";
-            (verdict.to_owned(), Decided::Refused { status: 401, reason: "signature-bound-here" }, None)
+            let sentence = "answered 401 here: the AK/SK signature does not cover upstream's Host and path, and its key \
+                            is not configured here";
+            (Verdict::refused(401, "signature-bound-here", sentence.to_owned()), None, None)
         }
         Action::Bypass(bypass) => {
             let only_a_token_is_missing = bypass.reason == BypassReason::NoCredential && bypass.others.is_empty();
@@ -223,36 +212,26 @@ pub(crate) fn explain(
                 ""
             };
             let reason = bypass.reason;
-            let verdict = format!("relayed unchanged and not stored: {}{with_token}", reason.describe());
-            (verdict, Decided::Relayed { reason: reason.into_str() }, bypass.key)
+            let sentence = format!("relayed unchanged and not stored: {}{with_token}", reason.describe());
+            (Verdict::relayed(reason.into_str(), sentence), bypass.key, None)
         }
         Action::PassThrough => {
             let service = service.as_str();
-            let verdict = format!("relayed to {service}: not an operation, so streamed and never stored{almost}");
-            (verdict, Decided::Relayed { reason: "pass-through" }, None)
+            let sentence = format!("relayed to {service}: not an operation, so streamed and never stored{almost}");
+            (Verdict::relayed("pass-through", sentence), None, None)
         }
     };
-    let is_relayed = matches!(decided, Decided::Relayed { .. });
-    let is_signed_anew = is_relayed && authorization == AuthorizationAction::Renewed;
-    let verdict = if is_signed_anew { format!("{verdict}; signed anew for upstream's Host") } else { verdict };
-    let forwarded_to = is_relayed.then(|| format!("{}{target}", rules.catalogue.origin(service)));
-    let now = credential.as_ref().zip(key).and_then(|(credential, key)| look(key, credential));
-    let operation = operation.map(|operation| OperationExplanation { now, ..operation });
-    Ok(Explanation { operation, forwarded_to, ..explanation(verdict, decided) })
-}
-
-/// The verdict for a look-up. It depends on the request directives.
-fn look_up_verdict(directives: RequestDirectives) -> String {
-    let otherwise = if directives.only_if_cached {
-        "answered 504 here: the request has only-if-cached"
-    } else {
-        "requested from upstream"
-    };
-    if directives.no_cache {
-        return format!("{otherwise}; not answered from memory, because the request has no-cache or max-age=0");
+    let looked = credential.as_ref().zip(key).and_then(|(credential, key)| look(key, credential, directives));
+    let (now, verdict_now) = looked.unzip();
+    if let Some(verdict_now) = verdict_now.flatten() {
+        verdict = verdict_now;
     }
-    let limited = if directives.limits_age() { " and within its max-age and min-fresh" } else { "" };
-    format!("answered from memory while fresh{limited}, if the caller has a grant in this scope; otherwise {otherwise}")
+    if verdict.is_relayed() && authorization == AuthorizationAction::Renewed {
+        verdict.sentence += "; signed anew for upstream's Host";
+    }
+    let forwarded_to = verdict.is_relayed().then(|| format!("{}{target}", rules.catalogue.origin(service)));
+    let operation = operation.map(|operation| OperationExplanation { now, ..operation });
+    Ok(Explanation { operation, forwarded_to, ..explanation(verdict) })
 }
 
 /// The request as a client would send it: with a path, or with a URL as to an HTTP proxy.
@@ -263,6 +242,7 @@ fn request(explained: &ExplainRequest<'_>, listen: SocketAddr) -> Result<(Parts,
         format!("{shown:?} is not allowed: expected a path or a URL, such as /v2/PROJECT/products")
     })?;
     let (mut head, ()) = Request::new(()).into_parts();
+    head.method.clone_from(&explained.method);
     head.headers.clone_from(&explained.headers);
     let mut local = listen;
     match (url.authority(), head.headers.contains_key(HOST)) {
@@ -381,16 +361,15 @@ fn key_parts(
 }
 
 impl Explanation {
-    fn of(verdict: String) -> Self {
-        let decided = Decided::Answered;
-        Self { verdict, decided, rewritten_to: None, operation: None, signature: None, forwarded_to: None }
+    fn of(verdict: Verdict) -> Self {
+        Self { verdict, rewritten_to: None, operation: None, signature: None, forwarded_to: None }
     }
 
     fn rejected(rejection: Rejection, almost: &str) -> Self {
         let (status, reason) = (rejection.status().as_u16(), rejection.as_str());
-        let verdict =
+        let sentence =
             format!("answered {status} here, and not sent upstream: {reason}: {}{almost}", rejection.describe());
-        Self { decided: Decided::Refused { status, reason }, ..Self::of(verdict) }
+        Self::of(Verdict::refused(status, reason, sentence))
     }
 }
 

@@ -107,7 +107,7 @@ use fetch_result::{AdditionalCallReason, FetchPurpose, FetchResult};
 use fetcher::Fetcher;
 pub(crate) use fleet_setup::check_fleet;
 pub use hint::{Hint, HintSink};
-pub(crate) use inspect::{EngineInspection, Inspection};
+pub(crate) use inspect::{Answer, EngineInspection, Inspection};
 use look_up::{HitKind, LookupResult, respond_from_memory};
 use memory::Memory;
 pub(crate) use observer::Observer;
@@ -245,6 +245,7 @@ impl Gateway {
         let body = if facts.has_body { stream(body) } else { nothing() };
         let (client_identity, body) =
             self.identity_resolver().identify(&active, &head, body, service, presentation, connection).await?;
+        record.set_caller(self.observer.caller_counts(client_identity.identity.as_ref(), &head.headers));
         let (reason, scope) = match action {
             Action::LookUp { key, directives } => {
                 let scope = key.scope().clone();
@@ -252,8 +253,7 @@ impl Gateway {
                 let request = client_identity.request(key, directives).ok_or(RequestError::Internal)?;
                 match self.look_up_or_fetch(&request, &head.headers, record).await? {
                     Some(response) => {
-                        let caller_scope = Some(&request.lookup.caller_scope);
-                        classify::by_client(connection, &client_identity, caller_scope, &self.memory, &self.clock);
+                        self.raise_class(connection, &client_identity, Some(&request.lookup.caller_scope), record);
                         if let (Some(fingerprint), Outcome::Hit) = (fingerprint, record.outcome()) {
                             self.remember(fingerprint, (&head, &received_uri), &request, record, connection);
                         }
@@ -273,7 +273,7 @@ impl Gateway {
             }
             None => self.forwarder().pass_through(&client_identity, service, request, record).await,
         };
-        classify::by_client(connection, &client_identity, None, &self.memory, &self.clock);
+        self.raise_class(connection, &client_identity, None, record);
         result
     }
 
@@ -291,14 +291,13 @@ impl Gateway {
         record: &mut RequestRecord,
     ) -> Result<Option<Response<Content>>, RequestError> {
         let respond = |response| Ok(Some(compose::not_modified_if_current(response, headers)));
-        record.set_caller(|| self.observer.digests.of_caller(request.lookup.caller_scope.caller));
         let mut timers = None;
         let mut attempts = Attempts::default();
         let mut is_renewal_due =
             self.memory.grants.use_grant(&request.lookup.caller_scope, self.clock.now()) == GrantUse::RenewalDue;
         loop {
             let now = self.clock.now();
-            let (cache_key, miss, has_stale) = match self.memory.look_up(request, now) {
+            let (cache_key, miss, has_stale) = match self.memory.look_up(&request.lookup, now) {
                 LookupResult::Hit(entry, mut kind) => {
                     if matches!(kind, HitKind::Fresh) && is_renewal_due {
                         self.renew_in_background(request, headers, record);
@@ -412,7 +411,7 @@ impl Gateway {
         let (caller, class) = (request.lookup.caller_scope.caller, self.memory.class_of(request, self.clock.now()));
         // The caller's grant may have ended, and the entry may have been stored by another call.
         let is_needed = || {
-            let found = self.memory.look_up(request, self.clock.now());
+            let found = self.memory.look_up(&request.lookup, self.clock.now());
             let is_for_key = matches!(found, LookupResult::Fetch { cache_key, .. } if cache_key == role.cache_key);
             is_for_key && !request.half_close.is_closed()
         };

@@ -53,7 +53,8 @@
 //!
 //! `admin/` is the operator's interface; `admin/guard.rs` controls access. Its figures come from the metrics that
 //! Prometheus gets. [`telemetry::events`] keeps recent events, [`telemetry::history`] an hour of samples, and
-//! [`telemetry::conditions`] decides what is wrong.
+//! [`telemetry::conditions`] decides what is wrong. [`telemetry::callers`] counts by caller, and [`telemetry::tail`] passes
+//! completed requests to operators who read them live.
 //!
 //! [`cache::freshness`] decides how long an entry is fresh, and [`cache::lifetime`] reads what upstream says about
 //! it. [`cache::backoffs`] decides when the gateway does not call upstream. An entry is fresh, then stale while it is
@@ -132,11 +133,11 @@
 //!    stored. The reason is a value ([`request::BypassReason`]).
 //! 6. **Each resource is bounded.** By bytes: entries (`cache.max_size`), responses (`cache.max_body_size`), heads
 //!    (`limits.max_head_size`). By number: header fields, list members and query parameters ([`request::validate`]),
-//!    grants, known heads, flights, waiters, remembered denials, private scopes, invalidation times, metric series (by
-//!    enums), connections and HTTP/2 streams. By time: whatever a client can delay ([`server`]). Beyond a limit of the
-//!    cache, more requests go upstream and nothing else changes. Calls to upstream are limited for each caller and
-//!    class of callers ([`upstream::gate`]), and for each access key that upstream has refused
-//!    ([`upstream::key_breaker`]). Beyond these limits a request waits for its turn, and then gets a 503.
+//!    grants, known heads, callers with counts, flights, waiters, remembered denials, private scopes, invalidation
+//!    times, metric series (by enums), connections and HTTP/2 streams. By time: whatever a client can delay
+//!    ([`server`]). Beyond a limit of the cache, more requests go upstream and nothing else changes. Calls to upstream
+//!    are limited for each caller and class of callers ([`upstream::gate`]), and for each access key that upstream has
+//!    refused ([`upstream::key_breaker`]). Beyond these limits a request waits for its turn, and then gets a 503.
 //! 7. **Never worse than no gateway.** Bodies pass byte for byte, errors have upstream's shape, everything else is
 //!    streamed. `mode = "bypass"` switches the cache off at run time.
 //! 8. **One token is one caller, and two tokens are two callers**, whatever the spelling, the order of the fields or

@@ -123,8 +123,8 @@ pub mod server {
 }
 pub mod signing {
     pub use crate::signing::{
-        AccessKey, Authorization, Binding, Payload, Projects, RelayChanges, RepeatedRequest, SCHEME, SignedTarget, X_PROJECT_ID,
-        canonical_request, has_signature, parse_date, show_date, string_to_sign,
+        AccessKey, Authorization, Binding, Payload, Projects, RelayChanges, RepeatedRequest, SCHEME, SignedTarget,
+        X_PROJECT_ID, canonical_request, has_signature, parse_date, show_date, string_to_sign,
     };
     pub mod ring {
         pub use crate::signing::ring::{KeyRing, SignatureRejection, VerifiedRequest};

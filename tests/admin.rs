@@ -110,13 +110,18 @@ async fn explain_shows_how_a_request_would_be_handled() {
         .extend_pairs([("url", "/v2/p/products"), ("header", "X-Auth-Token: secret"), ("header", "X-Language: en-us")])
         .finish();
     let explained = world.http.get(&world.admin_url(&format!("/explain?{with_token}"))).await;
-    assert!(explained.json()["verdict"].as_str().unwrap().starts_with("answered from memory"));
+    assert!(explained.json()["verdict"]["sentence"].as_str().unwrap().starts_with("a call to upstream"));
     assert_eq!(explained.json()["operation"]["key"]["keyed_headers"][0], "x-language: en-us");
     assert!(!explained.text().contains("secret"));
     let with_plus = explain("/v1/p/product?a+b=1").await.json();
     assert_eq!(with_plus["operation"]["bypass"][1]["reason"], "plus");
-    assert!(explain("/v2/p/desktops").await.json()["verdict"].as_str().unwrap().contains("relayed to workspace"));
-    assert!(explain("/nope").await.json()["verdict"].as_str().unwrap().contains("404"));
+    assert!(
+        explain("/v2/p/desktops").await.json()["verdict"]["sentence"]
+            .as_str()
+            .unwrap()
+            .contains("relayed to workspace")
+    );
+    assert!(explain("/nope").await.json()["verdict"]["sentence"].as_str().unwrap().contains("404"));
     // What a request is almost for, whether it is relayed or gets a 404.
     for (url, near) in [
         ("/v2/p/products/", "almost one for ListProducts (/v2/{project_id}/products), but the path ends with a slash"),
@@ -125,7 +130,7 @@ async fn explain_shows_how_a_request_would_be_handled() {
             "almost one for ListSharerProducts (/v2/{project_id}/products/sharer), but the path begins",
         ),
     ] {
-        let verdict = explain(url).await.json()["verdict"].as_str().unwrap().to_owned();
+        let verdict = explain(url).await.json()["verdict"]["sentence"].as_str().unwrap().to_owned();
         assert!(verdict.contains(near), "{url}: {verdict}");
     }
     for wrong in ["", "not a url", "nope"] {

@@ -104,6 +104,43 @@ async fn the_status_figures_equal_the_metrics() {
 }
 
 #[tokio::test]
+async fn callers_are_counted_by_the_id_of_the_log_and_those_that_are_refused_come_first() {
+    let world = World::new().await;
+    let agent = [("user-agent", "<b>\t\u{e9}")];
+    for _ in 0..6 {
+        world.get_with(LIST, &agent).await;
+    }
+    let hits_on_fast_path = world.metric("workspace_gateway_fast_path_hits_total");
+    world.clock.advance(Duration::from_secs(20));
+    let other = world.simulator.token(PROJECT);
+    world.get_as(&other, "/v2/PROJECT/desktops").await;
+    for _ in 0..3 {
+        world.get_as("invented", LIST).await;
+    }
+    world.clock.advance(Duration::from_secs(10));
+    world.get_as(&other, LIST).await;
+    let callers = status(&world).await["callers"].clone();
+    let rows = callers["by_id"].as_array().unwrap();
+    let column = |name: &str| rows.iter().map(|row| row[name].clone()).collect::<Vec<_>>();
+    assert_eq!(column("refusals"), [json!(3), json!(0), json!(0)]);
+    assert_eq!(column("requests"), [json!(3), json!(2), json!(6)]);
+    assert_eq!(column("hits"), [json!(0), json!(0), json!(5)]);
+    assert!(hits_on_fast_path >= 2.0 || std::env::var_os("WORKSPACE_GATEWAY_TEST_FAST_PATH").is_some());
+    assert_eq!(column("is_accepted"), [json!(false), json!(true), json!(true)]);
+    assert_eq!(column("last_seen_seconds"), [json!(10), json!(0), json!(30)]);
+    assert_eq!(column("last_refusal_seconds"), [json!(10), Value::Null, Value::Null]);
+    assert_eq!(column("user_agent"), [Value::Null, Value::Null, json!("<b>\\t\\xc3\\xa9")]);
+    assert_eq!((column("access_key"), &callers["remembered"]), (vec![Value::Null; 3], &json!(3)));
+    assert!(rows.iter().all(|row| row["id"].as_str().is_some_and(|id| id.len() == 16)), "{rows:?}");
+    let all = world.http.get(&world.admin_url("/status")).await;
+    assert!(!all.text().contains("invented") && !all.text().contains(&world.token), "{}", all.text());
+    // A refusal that is long ago.
+    world.clock.advance(Duration::from_secs(300));
+    world.get_with(LIST, &agent).await;
+    assert_eq!(status(&world).await["callers"]["by_id"][0]["requests"], 7);
+}
+
+#[tokio::test]
 async fn the_history_has_samples_whether_or_not_anybody_looks() {
     let world = World::new().await;
     let history = async |query: &str| world.http.get(&world.admin_url(&format!("/history{query}"))).await;

@@ -4,16 +4,19 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, TestRunner};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::{Handle, Runtime};
 
 use crate::support::raw_client::{RawClient, RawResponse};
 use crate::support::{PROJECT, World};
+
+const LIST: &str = "/v2/PROJECT/products";
 
 /// What comes before the path: nothing, a path prefix, or a scheme and an authority.
 const BEFORE_PATH: [&str; 8] =
@@ -109,25 +112,26 @@ async fn both(world: &World, given: &GivenRequest) -> (Value, RawResponse) {
 
 /// Describes how the response contradicts the explanation; `None` if it does not.
 fn contradiction(explained: &Value, response: &RawResponse, relayed: usize) -> Option<String> {
-    let decided = &explained["decided"];
-    let reason = decided["reason"].as_str().unwrap_or_default();
+    let verdict = &explained["verdict"];
+    let reason = verdict["reason"].as_str().unwrap_or_default();
     let fields = response.all("cache-status");
     let cache_status = fields.first().copied().unwrap_or_default();
     let is_bypass = cache_status.contains("fwd=bypass");
-    let is_consistent = match decided["action"].as_str()? {
+    let is_consistent = match verdict["action"].as_str()? {
         "refused" => {
-            let status = decided["status"].as_u64().unwrap_or_default();
-            let description = explained["verdict"].as_str().unwrap_or_default().rsplit(": ").next().unwrap_or_default();
+            let status = verdict["status"].as_u64().unwrap_or_default();
+            let description = verdict["sentence"].as_str().unwrap_or_default().rsplit(": ").next().unwrap_or_default();
             u64::from(response.status()) == status
                 && relayed == 0
-                && (response.body.contains(description) || status == 401)
+                && (response.body.contains(description) || status == 401 || reason == "only-if-cached")
         }
         "relayed" if reason == "pass-through" => cache_status.is_empty() && relayed == 1,
         "relayed" => is_bypass && cache_status.contains(&format!("detail={reason}")) && relayed == 1,
-        "looked-up" => (response.status() == 504 && relayed == 0) || (!cache_status.is_empty() && !is_bypass),
+        "from-memory" => verdict["result"] == "hit" && cache_status.contains("; hit; ") && relayed == 0,
+        "upstream" => cache_status.contains("; fwd=") && !is_bypass && relayed == 1,
         _ => false,
     };
-    (!is_consistent).then(|| format!("{decided} but {response:?} after {relayed} calls"))
+    (!is_consistent).then(|| format!("{verdict} but {response:?} after {relayed} calls"))
 }
 
 #[test]
@@ -143,15 +147,22 @@ fn explain_and_serve_decide_alike() {
     let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&any_request(), |given| {
         let (contradiction, explained) = decide(&given, runtime.handle());
-        let decided = &explained["decided"];
-        seen.borrow_mut().insert(format!("{} {}", decided["action"], decided["reason"]));
+        let verdict = &explained["verdict"];
+        seen.borrow_mut().insert(format!("{} {}", verdict["action"], verdict["reason"]));
         prop_assert_eq!(contradiction, None);
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{error}"));
     let seen = seen.into_inner();
     assert!(seen.len() >= 15, "too few kinds of decisions occurred: {seen:?}");
-    for kind in ["\"refused\" \"foreign-host\"", "\"looked-up\" null", "\"relayed\" \"pass-through\""] {
+    let kinds = [
+        "\"refused\" \"foreign-host\"",
+        "\"from-memory\" null",
+        "\"upstream\" \"no-entry\"",
+        "\"upstream\" \"client-no-cache\"",
+        "\"relayed\" \"pass-through\"",
+    ];
+    for kind in kinds {
         assert!(seen.contains(kind), "{kind} did not occur: {seen:?}");
     }
 }
@@ -161,13 +172,105 @@ async fn a_foreign_host_and_only_if_cached_are_explained_as_they_are_answered() 
     let world = World::new().await;
     let foreign = GivenRequest { target: "http://evil.example/v2/abc/products".to_owned(), fields: vec![FIELDS[0]] };
     let (explained, response) = both(&world, &foreign).await;
-    assert_eq!((&explained["decided"]["reason"], response.status()), (&"foreign-host".into(), 400));
+    assert_eq!((&explained["verdict"]["reason"], response.status()), (&"foreign-host".into(), 400));
     let cached = GivenRequest {
         target: "/v2/PROJECT/products".to_owned(),
         fields: vec!["X-Auth-Token: TOKEN", "Cache-Control: only-if-cached"],
     };
     let (explained, response) = both(&world, &cached).await;
-    let verdict = explained["verdict"].as_str().unwrap();
-    assert!(verdict.ends_with("otherwise answered 504 here: the request has only-if-cached"), "{verdict}");
-    assert_eq!((response.status(), world.upstream_calls()), (504, 0));
+    let expected = json!({
+        "action": "refused", "status": 504, "reason": "only-if-cached",
+        "sentence": "refused with 504: the request has only-if-cached, and there is nothing in memory for this caller",
+    });
+    assert_eq!((&explained["verdict"], response.status(), world.upstream_calls()), (&expected, 504, 0));
+}
+
+/// The verdict on a request for the list, asked for as a form.
+async fn verdict_for(world: &World, token: &str) -> Value {
+    let header = format!("X-Auth-Token: {token}");
+    let pairs = [("url", LIST.replace("PROJECT", PROJECT)), ("header", header)];
+    let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    let explained = world.http.send(Method::POST, &world.admin_url("/explain"), &[], form).await;
+    assert!(!explained.text().contains(token), "{}", explained.text());
+    explained.json()["verdict"].clone()
+}
+
+#[tokio::test]
+async fn the_verdict_is_what_the_caller_gets_now() {
+    let world =
+        World::with("[cache]\nttl = \"5m\"\nstale_while_revalidate = \"1m\"\n[grants]\ngrant_ttl = \"20m\"").await;
+    let (mine, other) = (world.token.clone(), world.simulator.token(PROJECT));
+    // Asks, and then sends the request.
+    let check = async |token: &str, action: &str, why: &str, sentence: &str, result: &str| {
+        let verdict = verdict_for(&world, token).await;
+        let shown = verdict["reason"].as_str().or(verdict["result"].as_str()).unwrap_or_default().to_owned();
+        assert_eq!((verdict["action"].as_str(), shown.as_str()), (Some(action), why), "{verdict}");
+        assert_eq!(verdict["sentence"], sentence);
+        let reply = world.get_as(token, LIST).await;
+        assert!(reply.cache_status().contains(result), "{verdict}: {}", reply.cache_status());
+    };
+    let unproved = "a call to upstream: this caller has no grant yet, so its own call must prove it";
+    check(&mine, "upstream", "no-grant", unproved, "; fwd=").await;
+    world.clock.advance(Duration::from_secs(12));
+    let hit = "answered from memory: an entry of 12s, fresh for 4m 48s more; this caller has a grant";
+    check(&mine, "from-memory", "hit", hit, "; hit; ").await;
+    check(&other, "upstream", "no-grant", unproved, "; fwd=").await;
+    world.simulator.deny(&other);
+    world.clock.advance(Duration::from_secs(1_300));
+    let lapsed = "a call to upstream: the grant of this caller has lapsed, so its own call must prove it again";
+    check(&other, "upstream", "grant-lapsed", lapsed, "; fwd=").await;
+    let denied = verdict_for(&world, &other).await;
+    assert_eq!(
+        (&denied["action"], &denied["status"], &denied["reason"]),
+        (&json!("refused"), &json!(403), &json!("denied"))
+    );
+    let denied = denied["sentence"].as_str().unwrap();
+    assert!(denied.starts_with("refused with 403 from memory: upstream has refused this caller"), "{denied}");
+    world.get_as(&mine, LIST).await;
+    world.clock.advance(Duration::from_secs(301));
+    let stale = "answered from memory: an entry of 5m 1s, which is stale and is refreshed in the background; this caller \
+                 has a grant";
+    assert_eq!(verdict_for(&world, &mine).await["sentence"], stale);
+    world.clock.advance(Duration::from_secs(100));
+    let expired = "a call to upstream: the entry has expired; if the call fails or is slow, it gets the stale entry";
+    assert_eq!(verdict_for(&world, &mine).await["sentence"], expired);
+    world.simulator.fail_with(Some(StatusCode::SERVICE_UNAVAILABLE));
+    world.get_as(&mine, LIST).await;
+    let verdict = verdict_for(&world, &mine).await;
+    assert_eq!((&verdict["action"], &verdict["result"]), (&json!("from-memory"), &json!("backoff")), "{verdict}");
+    assert!(verdict["sentence"].as_str().unwrap().contains("because the gateway backs off"), "{verdict}");
+}
+
+#[tokio::test]
+async fn a_form_has_the_parameters_of_the_query_and_is_bounded() {
+    let world = World::new().await;
+    let post = async |form: String| world.http.send(Method::POST, &world.admin_url("/explain"), &[], form).await;
+    let posted = post("method=DELETE&url=/v2/p/products&header=X-Auth-Token:+t".to_owned()).await;
+    let query =
+        world.http.get(&world.admin_url("/explain?method=DELETE&url=/v2/p/products&header=X-Auth-Token:+t")).await;
+    assert_eq!(posted.json(), query.json());
+    assert_eq!(
+        (&posted.json()["verdict"]["action"], &posted.json()["verdict"]["reason"]),
+        (&json!("relayed"), &json!("pass-through"))
+    );
+    for wrong in [
+        "",
+        "method=DELETE",
+        "method=a+secret&url=/",
+        "url=/&url=/",
+        "header=secret&url=/",
+        "url=/&method=GET&method=PUT",
+    ] {
+        let reply = post(wrong.to_owned()).await;
+        assert_eq!(reply.status(), StatusCode::BAD_REQUEST, "{wrong}");
+        assert!(!reply.text().contains("secret") && reply.text().contains("expected"), "{wrong}: {}", reply.text());
+    }
+    let form = |bytes: usize| format!("url=/v2/p/products&header=x-a:{}", "a".repeat(bytes - 30));
+    assert_eq!(post(form(64 * 1024)).await.status(), StatusCode::OK);
+    let reply = post(form(64 * 1024 + 1)).await;
+    assert_eq!((reply.status(), reply.text()), (StatusCode::PAYLOAD_TOO_LARGE, "expected a body of at most 64 KiB\n"));
+    // A web page of another site.
+    let foreign = [("origin", "http://evil.example")];
+    let reply = world.http.send(Method::POST, &world.admin_url("/explain"), &foreign, "url=/").await;
+    assert_eq!(reply.status(), StatusCode::FORBIDDEN);
 }

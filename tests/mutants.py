@@ -140,8 +140,8 @@ MUTATIONS = [
         "unproved-joins-shared-flight",
         "coalescing: a caller without a grant joins no shared flight",
         LOOK_UP,
-        "let cache_key = CacheKey { owner: Some(caller), key: Arc::clone(&request.lookup.key) };",
-        "let cache_key = self.store.cache_key(&request.lookup.key, caller);",
+        "let cache_key = CacheKey { owner: Some(caller), key: Arc::clone(&lookup.key) };",
+        "let cache_key = self.store.cache_key(&lookup.key, caller);",
     ),
     (
         "refusal-to-all-waiters",
@@ -437,7 +437,7 @@ MUTATIONS = [
         "grants: a call that proves its caller is unconditional",
         LOOK_UP,
         "miss, stored: None,",
-        "miss, stored: self.store.get(&self.store.cache_key(&request.lookup.key, caller)),",
+        "miss, stored: self.store.get(&self.store.cache_key(&lookup.key, caller)),",
     ),
     (
         "any-304-proves",
@@ -654,8 +654,8 @@ MUTATIONS = [
         "invalidated-entry-on-error",
         "invalidation: they are not given in an outage or by grace either",
         LOOK_UP,
-        "self.store.get(&self.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller))?;",
-        "self.store.get_for_validation(&self.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller))?;",
+        "self.store.get(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;",
+        "self.store.get_for_validation(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;",
     ),
     (
         "invalidated-entry-on-fast-path",
@@ -1042,7 +1042,7 @@ MUTATIONS = [
         "quotas: a caller without a grant that is held back gets nothing stale",
         LOOK_UP,
         "LookupResult::Fetch { cache_key, miss, stored: None, has_stale: false }",
-        "let stored = self.store.get(&self.store.cache_key(&request.lookup.key, caller));\n"
+        "let stored = self.store.get(&self.store.cache_key(&lookup.key, caller));\n"
         "        LookupResult::Fetch { cache_key, miss, has_stale: stored.is_some(), stored }",
     ),
     (

@@ -405,16 +405,21 @@ async fn explain_shows_the_signed_parts_and_the_verdict() {
 
     let bad = explain(&request.clone().with("content-type", "text/plain")).await;
     assert_eq!(bad["signature"]["result"], "signature-wrong");
-    assert!(bad["verdict"].as_str().unwrap().starts_with("answered 401 here, and not sent upstream"), "{bad}");
+    assert!(
+        bad["verdict"]["sentence"].as_str().unwrap().starts_with("answered 401 here, and not sent upstream"),
+        "{bad}"
+    );
     assert!(bad["signature"]["canonical_request"].to_string().contains("content-type:text/plain"), "{bad}");
     let unknown = explain(&Signed::get(&world, &stranger, LIST)).await;
     assert_eq!(unknown["signature"]["result"], "unknown-key");
-    assert!(unknown["verdict"].as_str().unwrap().contains("401 here"), "{unknown}");
+    assert!(unknown["verdict"]["sentence"].as_str().unwrap().contains("401 here"), "{unknown}");
     let passes = explain(&Signed::get(&world, &key, DESKTOPS)).await;
-    assert!(passes["verdict"].as_str().unwrap().ends_with("signed anew for upstream's Host"), "{passes}");
+    assert!(passes["verdict"]["sentence"].as_str().unwrap().ends_with("signed anew for upstream's Host"), "{passes}");
     assert_eq!(world.upstream_calls(), 0);
     request.send(&world).await;
     assert!(explain(&request).await["operation"]["now"]["caller"].as_str().unwrap().starts_with("granted"));
+    let status = world.http.get(&world.admin_url("/status")).await.json();
+    assert_eq!(status["callers"]["by_id"][0]["access_key"], key.id);
 }
 
 #[tokio::test]

@@ -102,6 +102,7 @@ mod snapshot;
 mod staleness;
 mod supervised;
 mod table;
+mod tail;
 mod terraform;
 mod tls;
 mod tls_files;

@@ -18,6 +18,9 @@ const SCRIPT: &str = concat!(
     include_str!("page/tables.js"),
     include_str!("page/quotas.js"),
     include_str!("page/conditions.js"),
+    include_str!("page/callers.js"),
+    include_str!("page/tail.js"),
+    include_str!("page/explain.js"),
     include_str!("page/page.js"),
 );
 

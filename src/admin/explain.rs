@@ -1,9 +1,11 @@
 //! `/explain`: what the gateway would do with a request, and what it has in memory for it now. Nothing here calls
 //! upstream.
 
+mod verdict;
+
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::{Page, json, text};
 use crate::cache::freshness::Freshness;
@@ -11,17 +13,21 @@ use crate::cache::grants::GrantState;
 use crate::catalogue::{Quota, QuotaPolicy};
 use crate::explain::{self, Context, ExplainRequest, Now};
 use crate::gateway::{EngineInspection, Gateway, Hold, HoldCause, Inspection};
-use crate::request::caller::Credential;
 use crate::request::validate::MAX_FIELDS;
 
-pub(super) fn page(gateway: &Gateway, query: &str) -> Page {
-    let explained = request(query).and_then(|(url, headers)| {
+/// `parameters` are those of the query, or of a form in the body.
+pub(super) fn page(gateway: &Gateway, parameters: &str) -> Page {
+    let explained = request(parameters).and_then(|(method, url, headers)| {
         let active = gateway.active();
         let listen = active.settings().listen.proxy.0;
-        let context = Context { rules: gateway.rules(&active), listen, date: gateway.date() };
-        let answer_timeout = active.settings().upstream.answer_timeout.0;
-        let look = |key, credential: &Credential| Some(describe(&gateway.inspect(key, credential), answer_timeout));
-        explain::explain(context, ExplainRequest { url: &url, headers }, look)
+        let is_suspended = |key: &_, service| gateway.is_suspended(key, service);
+        let context =
+            Context { rules: gateway.rules(&active), listen, date: gateway.date(), is_suspended: &is_suspended };
+        let longest = active.settings().upstream.answer_timeout.0;
+        explain::explain(context, ExplainRequest { method, url: &url, headers }, |key, credential, directives| {
+            let known = gateway.inspect(key, credential, directives.unwrap_or_default());
+            Some((describe(&known, longest), directives.map(|_| verdict::verdict(&known, longest))))
+        })
     });
     match explained {
         Ok(explanation) => json(StatusCode::OK, &explanation),
@@ -36,9 +42,6 @@ fn seconds(left: Duration) -> String {
 /// What is in memory, in sentences.
 fn describe(known: &Inspection, answer_timeout: Duration) -> Now {
     let caller = match &known.grant_state {
-        _ if known.is_suspended => {
-            "suspended: upstream has refused the access key several times in a row; it is not used for now".to_owned()
-        }
         GrantState::Granted => "granted: a recent upstream call has proved this caller".to_owned(),
         GrantState::Lapsed { .. } => {
             "not granted any more: the gateway calls upstream for this caller alone; if the call fails outside the \
@@ -78,16 +81,22 @@ fn describe(known: &Inspection, answer_timeout: Duration) -> Now {
         matches!(known.entry, Some(Freshness::Fresh { .. } | Freshness::WhileRevalidate | Freshness::IfError));
     let waits = !(is_stored && is_granted);
     let quota = known.hold.as_ref().map(|hold| wait_for_quota(hold, waits.then_some(answer_timeout)));
-    let is_fresh = is_granted && matches!(known.entry, Some(Freshness::Fresh { .. }));
-    let second_tier = known.engine.map(|engine| match known.uncacheable {
-        Some(_) => "not looked up: responses for this key cannot be stored".to_owned(),
-        None => second_tier(engine, known.is_shared, is_granted, is_fresh),
-    });
+    let second_tier = second_tier_of(known);
     Now { caller, shared: known.is_shared, stored, second_tier, quota }
 }
 
 /// What the request says is not known here. The verdict beside it tells whether the request is relayed.
 const LOOKED_UP: &str = "looked up before a call to upstream, but not if the request is relayed or has no-cache, max-age=0 or only-if-cached";
+
+/// Whether the second tier would be looked up. `None` without a fleet.
+fn second_tier_of(known: &Inspection) -> Option<String> {
+    let is_granted = matches!(known.grant_state, GrantState::Granted);
+    let is_fresh = is_granted && matches!(known.entry, Some(Freshness::Fresh { .. }));
+    known.engine.map(|engine| match known.uncacheable {
+        Some(_) => "not looked up: responses for this key cannot be stored".to_owned(),
+        None => second_tier(engine, known.is_shared, is_granted, is_fresh),
+    })
+}
 
 /// Whether the second tier would be looked up, and why not, in a sentence. `is_fresh`: the caller gets a fresh response from
 /// memory.
@@ -137,14 +146,16 @@ fn wait_for_quota(hold: &Hold, longest: Option<Duration>) -> String {
     format!("a call would wait for {wait}, because {limit}{end}")
 }
 
-const EXPLAIN_USAGE: &str = "expected url once and header=NAME: VALUE any number of times, percent-encoded: curl -G \
-                             --data-urlencode 'url=/v2/PROJECT/products' --data-urlencode 'header=X-Language: en-us' …";
+const EXPLAIN_USAGE: &str = "expected url once, method at most once (GET is the default), and header=NAME: VALUE any \
+                             number of times, percent-encoded: curl --data-urlencode 'url=/v2/PROJECT/products' \
+                             --data-urlencode 'header=X-Language: en-us' …";
 
-/// The request that the query describes.
-fn request(query: &str) -> Result<(String, HeaderMap), String> {
-    let (mut url, mut headers) = (None, HeaderMap::new());
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+/// The request that the parameters describe. An error has no part of them, because they may have a credential.
+fn request(parameters: &str) -> Result<(Method, String, HeaderMap), String> {
+    let (mut method, mut url, mut headers) = (None, None, HeaderMap::new());
+    for (name, value) in form_urlencoded::parse(parameters.as_bytes()) {
         match name.as_ref() {
+            "method" if method.is_none() => method = Some(value.parse::<Method>().map_err(|_| EXPLAIN_USAGE)?),
             "url" if url.is_none() => url = Some(value.into_owned()),
             // One more than a request may have, so that the rejection can be shown.
             "header" if headers.len() <= MAX_FIELDS => {
@@ -154,7 +165,7 @@ fn request(query: &str) -> Result<(String, HeaderMap), String> {
             _ => return Err(EXPLAIN_USAGE.to_owned()),
         }
     }
-    Ok((url.ok_or(EXPLAIN_USAGE)?, headers))
+    Ok((method.unwrap_or(Method::GET), url.ok_or(EXPLAIN_USAGE)?, headers))
 }
 
 #[cfg(test)]

@@ -13,16 +13,20 @@ mod probes;
 mod purge;
 mod quota_status;
 mod status;
+mod tail;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 
 pub(crate) use operator::Operator;
 pub(crate) use probes::Probes;
 
 type Page = Response<Full<Bytes>>;
+
+/// A page, or the live tail.
+pub(crate) type AdminBody = Either<Full<Bytes>, tail::Tail>;
 
 /// Headers of every response: it must not be stored, its type must not be guessed, and other sites must not show or
 /// load it.

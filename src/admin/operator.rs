@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Collected, Limited};
+use http_body_util::{BodyExt, Either, Limited};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::document::Document;
 use super::guard::AccessDenied;
-use super::{Endpoint, Page, READ, entries, explain, find, guard, history, json as json_page, purge, status, text};
+use super::{
+    AdminBody, Endpoint, Page, READ, entries, explain, find, guard, history, json as json_page, purge, status, tail,
+    text,
+};
 use crate::budget::{Account, ConnectionClass};
 use crate::config::Mode;
 use crate::config::enums::Level;
@@ -26,6 +29,9 @@ use crate::telemetry::logs;
 /// Bytes of a body. The longest value that can be set has six letters.
 const MAX_VALUE: usize = 64;
 
+/// Bytes of a form. A token has about 5 KiB.
+const MAX_FORM: usize = 64 * 1024;
+
 const READ_AND_PUT: &str = "GET, HEAD, PUT";
 
 enum OperatorHandler {
@@ -33,14 +39,18 @@ enum OperatorHandler {
     Immediate(fn(&Operator, &str) -> Page),
     /// Goes through all entries. One request at a time does, on a thread for blocking work.
     Blocking(fn(&Gateway, &str) -> Page),
+    /// GET takes the parameters from the query. POST takes them from the body, where no log and no history keeps them.
+    Form(fn(&Operator, &str) -> Page),
+    /// Streams the live tail.
+    Tail,
     /// GET shows a value, PUT sets it to the body.
     Value { show: fn(&Operator) -> Page, set: fn(&Operator, &str) -> Page },
 }
 
-use OperatorHandler::{Blocking, Immediate, Value};
+use OperatorHandler::{Blocking, Form, Immediate, Tail, Value};
 
 /// `deploy/operating.md` describes them.
-const ENDPOINTS: [Endpoint<OperatorHandler>; 9] = [
+const ENDPOINTS: [Endpoint<OperatorHandler>; 10] = [
     Endpoint {
         path: "/",
         allow: READ,
@@ -79,9 +89,15 @@ const ENDPOINTS: [Endpoint<OperatorHandler>; 9] = [
     },
     Endpoint {
         path: "/explain",
-        allow: READ,
-        help: "what the gateway would do with a request (?url=URL&header=NAME: VALUE)",
-        handler: Immediate(|operator, query| explain::page(&operator.gateway, query)),
+        allow: "GET, HEAD, POST",
+        help: "what the gateway would do with a request (?url=URL&header=NAME: VALUE, or the same in the body of a POST)",
+        handler: Form(|operator, parameters| explain::page(&operator.gateway, parameters)),
+    },
+    Endpoint {
+        path: "/tail",
+        allow: "GET",
+        help: "requests as they end, as server-sent events (?operation=NAME&result=NAME&status=5xx&caller=ID&client=ADDRESS&slow=1s)",
+        handler: Tail,
     },
     Endpoint {
         path: "/log-level",
@@ -106,17 +122,25 @@ pub(crate) struct Operator {
     document: Document,
     /// Held while a request goes through all entries.
     turn: Arc<Semaphore>,
+    /// Becomes true when the process begins to stop.
+    drain: watch::Receiver<bool>,
 }
 
 impl Operator {
     /// Clients of the gateway connect to `proxy`. `/config` shows the remarks after the settings.
-    pub(crate) fn new(gateway: Arc<Gateway>, proxy: SocketAddr, remarks: String) -> Self {
-        Self { gateway, proxy, remarks, document: Document::new(), turn: Arc::new(Semaphore::new(1)) }
+    /// The tail ends when `drain` becomes true.
+    pub(crate) fn new(gateway: Arc<Gateway>, proxy: SocketAddr, remarks: String, drain: watch::Receiver<bool>) -> Self {
+        Self { gateway, proxy, remarks, document: Document::new(), turn: Arc::new(Semaphore::new(1)), drain }
     }
 
     /// Answers a request to the listener with the address `local`. The class of the connection rises to `Known` if the
     /// request has the token or needs none.
-    pub(crate) async fn answer<B>(&self, request: Request<B>, local: SocketAddr, account: &Account) -> Page
+    pub(crate) async fn answer<B>(
+        &self,
+        request: Request<B>,
+        local: SocketAddr,
+        account: &Account,
+    ) -> Response<AdminBody>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
@@ -129,7 +153,7 @@ impl Operator {
             if denied != AccessDenied::Token || head.headers.contains_key(AUTHORIZATION) {
                 self.gateway.observer().record_event(NewEvent::new(Event::AdminDenied, denied.describe()));
             }
-            return denied.page();
+            return denied.page().map(Either::Left);
         }
         // The page itself needs no token.
         if head.uri.path() != "/" || active.admin_token().is_none() {
@@ -137,19 +161,33 @@ impl Operator {
         }
         drop(active);
         let query = head.uri.query().unwrap_or_default();
-        match find(&ENDPOINTS, head.uri.path(), &head.method) {
+        let page = match find(&ENDPOINTS, head.uri.path(), &head.method) {
             Err(error) => *error,
+            Ok(Tail) => match tail::stream(&self.gateway, query, &self.drain) {
+                Ok(stream) => return stream,
+                Err(error) => *error,
+            },
             Ok(Immediate(page)) => page(self, query),
             Ok(Blocking(page)) => {
                 let query = query.to_owned();
                 self.run_blocking(move |gateway| page(gateway, &query)).await
             }
-            Ok(Value { set, .. }) if head.method == Method::PUT => match self.read_value(body).await {
-                Ok(value) => set(self, value.trim()),
+            Ok(Form(page)) if head.method == Method::POST => match self.read_body(body, MAX_FORM).await {
+                Ok(Some(form)) => page(self, &form),
+                Ok(None) => {
+                    let message = format!("expected a body of at most {} KiB", MAX_FORM / 1024);
+                    text(StatusCode::PAYLOAD_TOO_LARGE, message)
+                }
+                Err(error) => error,
+            },
+            Ok(Form(page)) => page(self, query),
+            Ok(Value { set, .. }) if head.method == Method::PUT => match self.read_body(body, MAX_VALUE).await {
+                Ok(value) => set(self, value.unwrap_or_default().trim()),
                 Err(error) => error,
             },
             Ok(Value { show, .. }) => show(self),
-        }
+        };
+        page.map(Either::Left)
     }
 
     /// Runs something that takes long on a thread that answers no other requests.
@@ -166,17 +204,16 @@ impl Operator {
     }
 
     /// Reads a body. It must arrive within `limits.header_timeout`, because a few slow clients could otherwise keep
-    /// everyone else out.
-    async fn read_value<B>(&self, body: B) -> Result<String, Page>
+    /// everyone else out. `None` if it has more than `max` bytes, or is incomplete.
+    async fn read_body<B>(&self, body: B, max: usize) -> Result<Option<String>, Page>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
         let limit = self.gateway.active().settings().limits.header_timeout.0;
-        let body = timeout(limit, Limited::new(body, MAX_VALUE).collect()).await;
+        let body = timeout(limit, Limited::new(body, max).collect()).await;
         let body = body.map_err(|_| text(StatusCode::REQUEST_TIMEOUT, "refused: the body did not arrive in time"))?;
-        let body = body.map(Collected::to_bytes).unwrap_or_default();
-        Ok(String::from_utf8_lossy(&body).into_owned())
+        Ok(body.ok().map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()))
     }
 
     fn config(&self) -> Page {
@@ -249,7 +286,7 @@ mod tests {
     async fn blocking_requests_run_one_after_the_other_even_if_a_client_disconnects() {
         let config = Config::from_layers("f", "region = \"r\"", &[]).unwrap();
         let gateway = Gateway::new(&config, Clock::System).unwrap();
-        let operator = Operator::new(gateway, ([127, 0, 0, 1], 1).into(), String::new());
+        let operator = Operator::new(gateway, ([127, 0, 0, 1], 1).into(), String::new(), watch::channel(false).1);
         let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
         let first = operator.run_blocking(move |_| {
             begin.send(()).unwrap();

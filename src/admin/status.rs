@@ -1,5 +1,5 @@
 //! `/status`: the state of the gateway at a moment, in JSON, for the status page. Its figures are those of `/metrics`.
-//! It must not show who the callers are.
+//! It must not show a credential: callers are keyed digests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use crate::cache::staleness::{Answers, OperationStaleness, ProjectStaleness};
 use crate::catalogue::{Operation, Service};
 use crate::config::Mode;
 use crate::gateway::{ActiveConfig, Gateway};
+use crate::telemetry::callers::CallerRow;
 use crate::telemetry::conditions::Condition;
 use crate::telemetry::events::RecordedEvent;
 use crate::telemetry::logs;
@@ -25,6 +26,9 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::savings::{RequestSeries, Savings};
 use crate::telemetry::series::{HistogramSnapshot, Series};
+
+/// How many callers are listed.
+const MAX_CALLER_ROWS: usize = 200;
 
 #[derive(Serialize)]
 struct Status {
@@ -147,6 +151,9 @@ struct CallersSummary {
     proofs: Counts,
     denials: Counts,
     signatures: Counts,
+    /// How many callers have counts.
+    remembered: usize,
+    by_id: Vec<CallerRow>,
 }
 
 /// The answers from memory in the last hour that differed from upstream's.
@@ -225,6 +232,7 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
     let (active, metrics) = (gateway.active(), gateway.metrics());
     metrics.refresh();
     let series = RequestSeries::of(metrics);
+    let (by_id, remembered) = gateway.observer().caller_rows(MAX_CALLER_ROWS);
     Status {
         version: env!("CARGO_PKG_VERSION"),
         time_ms: milliseconds(gateway.date()),
@@ -266,6 +274,8 @@ fn status(gateway: &Gateway, proxy: SocketAddr) -> Status {
             proofs: by(&metrics.proofs, "result"),
             denials: by(&metrics.denials, "source"),
             signatures: by(&metrics.signatures, "result"),
+            remembered,
+            by_id,
         },
         staleness: gateway.staleness().into_iter().map(staleness).collect(),
         keep_warm: KeepWarmSummary {

@@ -31,7 +31,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use flags::{FlagSettings, known_variables, unknown_variables};
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use init::Init;
 use simulate::Simulation;
 
@@ -141,8 +141,9 @@ pub fn run() -> ExitCode {
                     max_head_size: settings.limits.max_head_size.bytes(),
                     is_bypassing: settings.mode == Mode::Bypass,
                 };
-                let context = Context { rules, listen: settings.listen.proxy.0, date: Clock::System.date() };
-                explain::explain(context, ExplainRequest { url: &url, headers }, |_, _| None)
+                let (listen, date) = (settings.listen.proxy.0, Clock::System.date());
+                let context = Context { rules, listen, date, is_suspended: &|_, _| false };
+                explain::explain(context, ExplainRequest { method: Method::GET, url: &url, headers }, |_, _, _| None)
             });
             match explanation {
                 Ok(explanation) => print(&explanation),

@@ -12,7 +12,7 @@ use crate::request::BypassReason;
 use crate::request::caller::Credential;
 use crate::request::decide;
 use crate::signing::ring::SignatureRejection;
-use crate::signing::{Authorization, Payload, SignedTarget, X_SECURITY_TOKEN, canonical_request};
+use crate::signing::{AccessKey, Authorization, Payload, SignedTarget, X_SECURITY_TOKEN, canonical_request};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Signature {
@@ -41,6 +41,7 @@ pub(super) fn authenticate(
     received_uri: &Uri,
     project: Option<&str>,
     date: SystemTime,
+    is_suspended: impl FnOnce(&AccessKey) -> bool,
 ) -> Authentication {
     let none = Authentication { credential: None, refusal: None, signature: None };
     let claim = match presented {
@@ -58,7 +59,8 @@ pub(super) fn authenticate(
     let id = claim.key.id().to_owned();
     let verified = claim
         .examine(&head.headers, date)
-        .and_then(|examined| examined.admit(&head.method, SignedTarget::from(received_uri), Payload::of(b""), project));
+        .and_then(|examined| examined.admit(&head.method, SignedTarget::from(received_uri), Payload::of(b""), project))
+        .and_then(|signed| if is_suspended(&signed.key) { Err(SignatureRejection::Suspended) } else { Ok(signed) });
     let refusal = verified.as_ref().err().copied();
     let signature = Signature {
         access_key: Some(id),

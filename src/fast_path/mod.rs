@@ -44,6 +44,7 @@ use crate::request::decide::head_size;
 use crate::request::fingerprint::{Fingerprint, Fingerprints};
 use crate::request::id::RequestId;
 use crate::request::precondition;
+use crate::telemetry::callers::CallerCounts;
 use crate::telemetry::completed::Heading;
 use crate::telemetry::record::RequestRecord;
 use crate::telemetry::requests::HitSeries;
@@ -100,9 +101,10 @@ pub struct FastPath<L> {
 struct RememberedHead<L> {
     lookup: L,
     operation: Arc<Operation>,
-    /// For the access log. `None` if requests were not logged.
+    /// For the access log and the tail. `None` if neither needed it.
     heading: Option<Arc<Heading>>,
     series: Arc<HitSeries>,
+    caller: Option<Arc<CallerCounts>>,
 }
 
 impl<L> FastPath<L> {
@@ -165,13 +167,14 @@ impl<L> FastPath<L> {
         http2.or(received).filter(|received| head::is_repeatable(head) && self.heads.was_seen(received))
     }
 
-    /// Remembers the lookup of a request that was a hit. `heading` is for the access log, if requests are logged.
-    pub fn remember(&self, head: Fingerprint, lookup: L, operation: &Arc<Operation>, heading: Option<Arc<Heading>>) {
+    /// Remembers the lookup of a request that was a hit, and what its record says of its head.
+    pub fn remember(&self, head: Fingerprint, lookup: L, operation: &Arc<Operation>, record: &RequestRecord) {
         // The fast path may have been switched off since the head arrived.
         if self.is_on() {
             let series = self.fast_path_metrics.series(self.sinks.metrics(), operation);
             let operation = Arc::clone(operation);
-            self.heads.insert(head, Arc::new(RememberedHead { lookup, operation, heading, series }));
+            let (heading, caller) = (record.heading().cloned(), record.caller().cloned());
+            self.heads.insert(head, Arc::new(RememberedHead { lookup, operation, heading, series, caller }));
         }
     }
 
@@ -217,7 +220,7 @@ impl<L> FastPath<L> {
         S: HitSource<Lookup = L>,
     {
         let remembered = self.heads.get(&head.fingerprint)?;
-        // Logging may have been switched on since the head was remembered.
+        // Logging or a tail may have begun since the head was remembered.
         if remembered.heading.is_none() && self.sinks.need_description() {
             return None;
         }
@@ -226,7 +229,7 @@ impl<L> FastPath<L> {
         let (sinks, clock) = (Arc::clone(&self.sinks), self.clock.clone());
         let line = (remembered.heading.as_ref(), client, head.varying.traceparent());
         let counted = (&*remembered.operation, &remembered.series, entry.key());
-        let mut record = RequestRecord::begin_hit(sinks, clock, request_id, line, counted);
+        let mut record = RequestRecord::begin_hit(sinks, clock, request_id, line, counted, remembered.caller.as_ref());
         let names = |list: &str| entry.head().get(ETAG).is_some_and(|tag| precondition::lists(list.as_bytes(), tag));
         let is_current = head.varying.if_none_match().is_some_and(names);
         record.set_status(if is_current { StatusCode::NOT_MODIFIED } else { StatusCode::OK });

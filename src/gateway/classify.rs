@@ -11,6 +11,7 @@ use crate::cache::grants::CallerScope;
 use crate::clock::Clock;
 use crate::request::BypassReason;
 use crate::request::caller::{self, Caller, Credential};
+use crate::telemetry::record::RequestRecord;
 use crate::upstream::gate::Class;
 
 /// Raises the class by the head of a request, before the request is charged. A signature counts only after it is
@@ -32,17 +33,23 @@ pub(super) fn by_head(
     }
 }
 
-/// Raises the class by the client whose request has been answered.
+/// Raises the class by the client whose request has been answered. Tells the record whether upstream has accepted it.
 pub(super) fn by_client(
     connection: &Connection,
     client_identity: &ClientIdentity,
     caller_scope: Option<&CallerScope>,
     memory: &Memory,
     clock: &Clock,
+    record: &RequestRecord,
 ) {
     if let Some(caller) = client_identity.caller() {
         by_caller(connection, caller, caller_scope, memory, clock);
+        record.accept_caller_if(caller, || is_known(caller, caller_scope, memory, clock));
     }
+}
+
+fn is_known(caller: Caller, caller_scope: Option<&CallerScope>, memory: &Memory, clock: &Clock) -> bool {
+    memory.class(Some(caller), caller_scope, clock.now()) != Class::Unknown
 }
 
 fn by_caller(
@@ -53,7 +60,7 @@ fn by_caller(
     clock: &Clock,
 ) {
     if connection.account.class() < ConnectionClass::Known {
-        let is_known = memory.class(Some(caller), caller_scope, clock.now()) != Class::Unknown;
+        let is_known = is_known(caller, caller_scope, memory, clock);
         let class = if is_known { ConnectionClass::Known } else { ConnectionClass::Unknown };
         connection.account.raise(class, is_known.then_some(caller));
     }

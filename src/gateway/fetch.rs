@@ -213,7 +213,7 @@ impl Gateway {
 
             // Another call may have stored the entry meanwhile. A stale entry with a validator makes the request
             // conditional.
-            let stored = match self.memory.look_up(&request, sent) {
+            let stored = match self.memory.look_up(&request.lookup, sent) {
                 LookupResult::Hit(entry, HitKind::Fresh) if self.is_ahead(purpose, &request, sent) => Some(entry),
                 LookupResult::Hit(..) => return leader.end(FetchResult::NotSent { throttled }, false),
                 LookupResult::StaleWhileRevalidate(entry, _) => Some(entry),
@@ -383,7 +383,7 @@ impl Gateway {
         loop {
             tokio::time::sleep(RECHECK).await;
             let now = self.clock.now();
-            if matches!(self.memory.look_up(request, now), LookupResult::Hit(_, HitKind::Fresh))
+            if matches!(self.memory.look_up(&request.lookup, now), LookupResult::Hit(_, HitKind::Fresh))
                 && !self.is_ahead(purpose, request, now)
             {
                 return;

@@ -119,9 +119,6 @@ impl Forwarder {
         let (mut head, body) = request.into_parts();
         let origin = client_identity.active.catalogue.origin(service);
         let caller = client_identity.caller();
-        if let Some(caller) = caller {
-            record.set_caller(|| self.observer.digests.of_caller(caller));
-        }
         let unsafe_request = UnsafeRequest::of(client_identity, &head, &self.memory, &self.clock);
         let signed = client_identity.identity.as_ref().and_then(|(credential, _)| credential.signed());
         match client_identity.authorization {

@@ -59,7 +59,7 @@ pub(super) enum HitKind {
 }
 
 impl HitKind {
-    fn outcome(self) -> Outcome {
+    pub(super) fn outcome(self) -> Outcome {
         match self {
             Self::Fresh => Outcome::Hit,
             Self::Negative => Outcome::Negative,
@@ -95,23 +95,23 @@ impl Lookup {
 }
 
 impl Memory {
-    pub(super) fn look_up(&self, request: &CacheRequest, now: Instant) -> LookupResult {
-        let caller = request.lookup.caller_scope.caller;
-        let grant_state = self.grants.grant_state(&request.lookup.caller_scope, now);
+    pub(super) fn look_up(&self, lookup: &Lookup, now: Instant) -> LookupResult {
+        let caller = lookup.caller_scope.caller;
+        let grant_state = self.grants.grant_state(&lookup.caller_scope, now);
         match grant_state {
             GrantState::Denied { refusal, left } => return LookupResult::Hit(refusal, HitKind::Denied(left)),
             GrantState::Granted => {
-                return self.look_up_granted(request, self.store.cache_key(&request.lookup.key, caller), now);
+                return self.look_up_granted(lookup, self.store.cache_key(&lookup.key, caller), now);
             }
             GrantState::Lapsed { .. } | GrantState::Unknown => {}
         }
         // Without a grant, the caller gets a private flight and learns nothing about stored entries. If its own call
         // has just failed outside the gateway, its lapsed grant is extended during the backoff.
-        let cache_key = CacheKey { owner: Some(caller), key: Arc::clone(&request.lookup.key) };
+        let cache_key = CacheKey { owner: Some(caller), key: Arc::clone(&lookup.key) };
         if let GrantState::Lapsed { ended } = grant_state
-            && request.lookup.directives.takes_stale()
+            && lookup.directives.takes_stale()
             && self.backoffs.is_active_for_owner(&cache_key, now)
-            && let Some(entry) = self.usable_entry(request, ended, now)
+            && let Some(entry) = self.usable_entry(lookup, ended, now)
         {
             return LookupResult::Hit(entry, HitKind::Backoff);
         }
@@ -126,17 +126,12 @@ impl Memory {
             GrantState::Lapsed { ended } => ended,
             GrantState::Denied { .. } | GrantState::Unknown => return false,
         };
-        self.usable_entry(request, latest_sent, now).is_some()
+        self.usable_entry(&request.lookup, latest_sent, now).is_some()
     }
 
     /// The entry for this caller, fresh or stale, if the request that fetched it was sent no later than `latest_sent`.
-    pub(super) fn usable_entry(
-        &self,
-        request: &CacheRequest,
-        latest_sent: Instant,
-        now: Instant,
-    ) -> Option<Arc<Entry>> {
-        let entry = self.store.get(&self.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller))?;
+    pub(super) fn usable_entry(&self, lookup: &Lookup, latest_sent: Instant, now: Instant) -> Option<Arc<Entry>> {
+        let entry = self.store.get(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;
         let freshness_info = entry.freshness_info();
         (entry.sent_by() <= latest_sent && freshness_info.freshness(now) != Freshness::Gone).then_some(entry)
     }
@@ -150,10 +145,10 @@ impl Memory {
     }
 
     /// The look-up for a caller that has a grant.
-    fn look_up_granted(&self, request: &CacheRequest, cache_key: CacheKey, now: Instant) -> LookupResult {
-        let directives = request.lookup.directives;
+    fn look_up_granted(&self, lookup: &Lookup, cache_key: CacheKey, now: Instant) -> LookupResult {
+        let directives = lookup.directives;
         let accepted = |entry: &Entry| accepts(directives, entry, now);
-        let caller = request.lookup.caller_scope.caller;
+        let caller = lookup.caller_scope.caller;
         let entry = match self.store.get(&cache_key) {
             Some(entry) if accepted(&entry) => return LookupResult::Hit(entry, HitKind::Fresh),
             entry => entry,
@@ -173,7 +168,7 @@ impl Memory {
         if takes_stale && let Some(entry) = &entry {
             match entry.freshness_info().freshness(now) {
                 Freshness::Gone => {}
-                _ if self.backoffs.is_active_for(&cache_key, &request.lookup.caller_scope, now) => {
+                _ if self.backoffs.is_active_for(&cache_key, &lookup.caller_scope, now) => {
                     return LookupResult::Hit(Arc::clone(entry), HitKind::Backoff);
                 }
                 Freshness::WhileRevalidate => return LookupResult::StaleWhileRevalidate(Arc::clone(entry), cache_key),
@@ -183,7 +178,7 @@ impl Memory {
         // An invalidated entry counts as stale, however old it is, and is revalidated.
         let stored = entry.clone().or_else(|| self.store.get_for_validation(&cache_key));
         let miss = match &entry {
-            Some(entry) => request.lookup.miss_reason(entry, now),
+            Some(entry) => lookup.miss_reason(entry, now),
             None if stored.is_some() => Miss::NeedsConfirmation,
             None if is_uncacheable() => Miss::Uncacheable,
             None if cache_key.owner.is_some() => Miss::Private,

@@ -4,19 +4,22 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::header::USER_AGENT;
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use crate::cache::second_tier::{NoticeKind, RecordKind};
 use crate::catalogue::{Catalogue, QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::fleet::{Fault, LookUpResult, StoreResult, TellResult, Watcher};
+use crate::request::caller::{Caller, Credential};
 use crate::request::decide::{Decision, is_for_none};
 use crate::request::digest::Digests;
 use crate::request::key::Scope;
 use crate::request::rejection::Rejection;
 use crate::sync::Mutex;
+use crate::telemetry::callers::{CallerCounts, CallerRow};
 use crate::telemetry::condition_tracker::ConditionTracker;
 use crate::telemetry::events::{Event, Events, NewEvent};
 use crate::telemetry::failures::Failures;
@@ -24,6 +27,7 @@ use crate::telemetry::health::{Health, HealthChange, Healths};
 use crate::telemetry::history::{History, Sample, Totals};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sinks::Sinks;
+use crate::telemetry::tail::Tail;
 use crate::upstream::key_breaker::Suspended;
 use crate::upstream::quota::LimitChange;
 use crate::upstream::{Failure, UpstreamError};
@@ -43,6 +47,29 @@ pub struct Observer {
 }
 
 impl Observer {
+    /// The live tail of completed requests.
+    pub(crate) fn tail(&self) -> &Arc<Tail> {
+        self.sinks.tail()
+    }
+
+    /// At most so many callers with their counts, and how many have counts.
+    pub(crate) fn caller_rows(&self, limit: usize) -> (Vec<CallerRow>, usize) {
+        self.sinks.callers().rows(limit, self.clock.timer_now())
+    }
+
+    /// The counts of a caller whose request has come with these headers. `None` without a caller.
+    pub(super) fn caller_counts(
+        &self,
+        identity: Option<&(Credential, Caller)>,
+        headers: &HeaderMap,
+    ) -> Option<Arc<CallerCounts>> {
+        let (credential, caller) = identity?;
+        let access_key = credential.signed().map(|signed| signed.key.id());
+        let agent = headers.get(USER_AGENT).map(HeaderValue::as_bytes).filter(|agent| !agent.is_empty());
+        let id = || self.digests.of_caller(*caller);
+        Some(self.sinks.callers().seen(*caller, id, access_key, agent, self.clock.timer_now()))
+    }
+
     pub fn events(&self) -> &Events {
         &self.events
     }

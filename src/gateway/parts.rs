@@ -2,18 +2,31 @@
 
 use std::sync::Arc;
 
-use super::Gateway;
-use super::cache_request::CacheRequest;
+use super::cache_request::{CacheRequest, ClientIdentity};
 use super::forward::Forwarder;
 use super::identify::IdentityResolver;
 use super::release::Releaser;
 use super::role::Role;
+use super::{Connection, Gateway, classify};
+use crate::cache::grants::CallerScope;
+use crate::telemetry::record::RequestRecord;
 use crate::upstream::UpstreamError;
 
 impl Gateway {
     pub(super) fn identity_resolver(&self) -> IdentityResolver<'_> {
         let Self { callers, fingerprints, fetcher, observer, clock, .. } = self;
         IdentityResolver { callers, fingerprints, fetcher, observer, clock }
+    }
+
+    /// Raises the class of a connection whose request has been answered.
+    pub(super) fn raise_class(
+        &self,
+        connection: &Connection,
+        client_identity: &ClientIdentity,
+        caller_scope: Option<&CallerScope>,
+        record: &RequestRecord,
+    ) {
+        classify::by_client(connection, client_identity, caller_scope, &self.memory, &self.clock, record);
     }
 
     pub(super) fn forwarder(&self) -> Forwarder {

@@ -153,7 +153,7 @@ impl Releaser<'_> {
             return None;
         }
         // The entry may have been invalidated, or its key marked uncacheable, since the first look-up.
-        let entry = match self.memory.look_up(request, now) {
+        let entry = match self.memory.look_up(&request.lookup, now) {
             LookupResult::Hit(entry, HitKind::Fresh | HitKind::Backoff)
             | LookupResult::StaleWhileRevalidate(entry, _) => entry,
             LookupResult::Fetch { stored: Some(entry), has_stale: true, .. } => entry,
@@ -197,7 +197,7 @@ impl Releaser<'_> {
             GrantState::Lapsed { ended } if extends_grant => ended,
             GrantState::Lapsed { .. } | GrantState::Unknown | GrantState::Denied { .. } => return None,
         };
-        self.memory.usable_entry(request, latest_sent, now)
+        self.memory.usable_entry(&request.lookup, latest_sent, now)
     }
 }
 

@@ -106,7 +106,7 @@ impl Gateway {
             local: connection.local,
         };
         let operation = request.lookup.key.operation();
-        self.fast_path.remember(fingerprint, lookup, operation, record.heading().cloned());
+        self.fast_path.remember(fingerprint, lookup, operation, record);
     }
 
     /// The response to an HTTP/2 request whose head is known. `None` if there is no hit, or the budget has no room for the

@@ -127,7 +127,7 @@ impl Tier {
             _ if is_borrowed => {
                 matches!(memory.grants.grant_state(&request.lookup.caller_scope, now), GrantState::Granted)
             }
-            _ => is_copied && grant.is_none() && matches!(memory.look_up(request, now), LookupResult::Hit(..)),
+            _ => is_copied && grant.is_none() && matches!(memory.look_up(&request.lookup, now), LookupResult::Hit(..)),
         };
         Consulted { is_answered, ticket, lease }
     }

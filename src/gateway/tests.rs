@@ -63,7 +63,10 @@ async fn a_fetch_makes_no_call_for_what_the_previous_one_has_stored() {
     let token = HeaderValue::try_from(simulator.token("p")).unwrap();
     let request = request(&gateway, &token);
     assert!(matches!(fetch(&gateway, &request).await, FetchResult::Sent { response: Ok(_), .. }));
-    assert!(matches!(gateway.memory.look_up(&request, gateway.clock.now()), LookupResult::Hit(_, HitKind::Fresh)));
+    assert!(matches!(
+        gateway.memory.look_up(&request.lookup, gateway.clock.now()),
+        LookupResult::Hit(_, HitKind::Fresh)
+    ));
     assert!(matches!(fetch(&gateway, &request).await, FetchResult::NotSent { throttled: None }));
     assert_eq!(simulator.request_count(), 1);
 }

@@ -198,7 +198,7 @@ impl Server {
         };
         let remarks = if connection_limit.is_reduced() { format!("# {connection_limit}\n") } else { String::new() };
         let probes = Arc::new(Probes::new(Arc::clone(gateway.metrics()), budget(), drain.clone()));
-        let operator = Arc::new(Operator::new(Arc::clone(&gateway), proxy.address, remarks));
+        let operator = Arc::new(Operator::new(Arc::clone(&gateway), proxy.address, remarks, drain.clone()));
         let internal = [
             tokio::spawn(internal_listener("metrics", &metrics, plaintext).serve(metrics.socket, move |_, peer| {
                 let (probes, account) = (Arc::clone(&probes), Account::open(&probes_budget, Peer::of(peer)));

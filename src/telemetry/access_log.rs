@@ -5,10 +5,9 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::completed::CompletedRequest;
+use super::fields::with_fields;
 use super::logs;
 use crate::config::AccessLog;
-use crate::request::digest::ShortDigest;
-use crate::request::trace::Trace;
 
 /// The target of access log lines, which tells them from other lines.
 const ACCESS: &str = "workspace_gateway::access";
@@ -26,31 +25,10 @@ pub(super) fn write(request: &CompletedRequest<'_>) {
     if !has_line(logs::access(), request.took, request.has_failed()) {
         return;
     }
-    tracing::info!(
-        target: ACCESS,
-        request_id = request.request_id,
-        upstream_request_id = description.upstream_id,
-        trace_id = description.trace.as_ref().map(Trace::id),
-        span_id = description.span.map(|span| format!("{span:016x}")),
-        client = %description.client,
-        caller = description.heading.caller.as_ref().map(ShortDigest::as_str),
-        user_agent = description.heading.agent.as_deref(),
-        method = description.method,
-        path = &*description.heading.path,
-        operation = request.operation,
-        key = request.key.as_ref().map(ShortDigest::as_str),
-        result = request.outcome.into_str(),
-        miss = request.miss.map(<&str>::from),
-        detail = request.detail,
-        failure = request.failure,
-        status = request.status.map(|status| status.as_u16()),
-        ttfb_ms = description.head_after.map(milliseconds),
-        upstream_ms = description.upstream_took.map(milliseconds),
-        total_ms = milliseconds(request.took),
-        bytes = request.sent_bytes,
-        complete = request.is_complete,
-        "request",
-    );
+    macro_rules! log {
+        ($($name:ident = $value:expr,)*) => { tracing::info!(target: ACCESS, $($name = $value,)* "request") };
+    }
+    with_fields!(log, request, description);
 }
 
 /// Whether a completed request is logged.
@@ -60,12 +38,6 @@ fn has_line(access: AccessLog, took: Duration, has_failed: bool) -> bool {
         AccessLog::SlowAndFailed => has_failed || took > SLOW,
         AccessLog::Off => false,
     }
-}
-
-/// Rounded down to microseconds, which keeps the number short.
-#[allow(clippy::cast_precision_loss)]
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1e3
 }
 
 #[cfg(test)]

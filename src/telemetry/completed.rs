@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio::time::Instant;
 
 use super::outcome::Outcome;
 use crate::cache::miss::Miss;
@@ -19,6 +20,7 @@ pub(super) struct CompletedRequest<'r> {
     pub(super) operation: &'r str,
     pub(super) outcome: Outcome,
     pub(super) miss: Option<Miss>,
+    pub(super) caller: Option<ShortDigest>,
     /// Digest of its cache key.
     pub(super) key: Option<ShortDigest>,
     pub(super) detail: Option<&'static str>,
@@ -26,6 +28,8 @@ pub(super) struct CompletedRequest<'r> {
     pub(super) failure: Option<&'static str>,
     /// `None` if the client disconnected before there was a response.
     pub(super) status: Option<StatusCode>,
+    /// When it ended.
+    pub(super) ended: Instant,
     pub(super) took: Duration,
     /// Bytes of the response's body.
     pub(super) sent_bytes: u64,
@@ -54,7 +58,6 @@ pub(super) struct Description {
 pub struct Heading {
     pub(super) path: Box<str>,
     pub(super) agent: Option<Box<str>>,
-    pub(super) caller: Option<ShortDigest>,
 }
 
 impl CompletedRequest<'_> {

@@ -11,13 +11,16 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
+use super::callers::CallerCounts;
 use super::completed::{CompletedRequest, Description, Heading};
 use super::outcome::Outcome;
+use super::readable::{MAX_AGENT, readable};
 use super::requests::HitSeries;
 use super::sinks::Sinks;
 use crate::cache::miss::Miss;
 use crate::catalogue::{Operation, Service};
 use crate::clock::Clock;
+use crate::request::caller::Caller;
 use crate::request::digest::ShortDigest;
 use crate::request::id::RequestId;
 use crate::request::trace::Trace;
@@ -29,9 +32,6 @@ const MAX_ID: usize = 128;
 /// characters.
 const MAX_PATH: usize = 300;
 
-/// How many bytes of a `User-Agent` are kept: enough for the name and version of a client.
-const MAX_AGENT: usize = 128;
-
 pub struct RequestRecord {
     sinks: Arc<Sinks>,
     clock: Clock,
@@ -41,6 +41,7 @@ pub struct RequestRecord {
     /// The series that count it, for a known hit.
     series: Option<Arc<HitSeries>>,
     outcome: Outcome,
+    caller: Option<Arc<CallerCounts>>,
     /// Why it was not answered from memory at once.
     miss: Option<Miss>,
     /// Digest of its cache key, if it has one.
@@ -75,7 +76,7 @@ impl RequestRecord {
         let description = sinks.need_description().then(|| {
             let agent = head.headers.get(USER_AGENT).filter(|agent| !agent.is_empty());
             let agent = agent.map(|agent| readable(agent.as_bytes(), MAX_AGENT));
-            let heading = Heading { path: readable(head.uri.path().as_bytes(), MAX_PATH), agent, caller: None };
+            let heading = Heading { path: readable(head.uri.path().as_bytes(), MAX_PATH), agent };
             let mut description = Description::new(client, Arc::new(heading), method_name(&head.method));
             description.trace = Trace::read(&head.headers);
             description
@@ -91,6 +92,7 @@ impl RequestRecord {
         request_id: RequestId,
         (heading, client, traceparent): (Option<&Arc<Heading>>, IpAddr, Option<&str>),
         (operation, series, key): (&Operation, &Arc<HitSeries>, Option<ShortDigest>),
+        caller: Option<&Arc<CallerCounts>>,
     ) -> Self {
         let description = heading.filter(|_| sinks.need_description()).map(|heading| {
             let mut description = Description::new(client, Arc::clone(heading), "GET");
@@ -101,6 +103,7 @@ impl RequestRecord {
         record.set_operation(operation);
         record.series = Some(Arc::clone(series));
         record.key = key;
+        record.caller = caller.cloned();
         record.set_outcome(Outcome::Hit, "");
         record
     }
@@ -115,6 +118,7 @@ impl RequestRecord {
             operation: Label::Fixed("none"),
             series: None,
             outcome: Outcome::Aborted,
+            caller: None,
             miss: None,
             key: None,
             detail: "",
@@ -163,10 +167,20 @@ impl RequestRecord {
         }
     }
 
-    pub fn set_caller(&mut self, caller: impl FnOnce() -> ShortDigest) {
-        if let Some(description) = &mut self.description {
-            Arc::make_mut(&mut description.heading).caller.get_or_insert_with(caller);
+    /// The caller of the request, if it has one. Its counts get the request when it has ended.
+    pub fn set_caller(&mut self, caller: Option<Arc<CallerCounts>>) {
+        self.caller = caller;
+    }
+
+    /// Remembers the caller among those that upstream has accepted, if it is known.
+    pub fn accept_caller_if(&self, caller: Caller, is_known: impl FnOnce() -> bool) {
+        if let Some(counts) = &self.caller {
+            self.sinks.callers().accept_if(caller, counts, is_known);
         }
+    }
+
+    pub fn caller(&self) -> Option<&Arc<CallerCounts>> {
+        self.caller.as_ref()
     }
 
     pub fn set_operation(&mut self, operation: &Operation) {
@@ -251,21 +265,24 @@ impl Drop for RequestRecord {
     fn drop(&mut self) {
         // Without a response head, the client disconnected before there was one.
         let outcome = if self.status.is_some() { self.outcome } else { Outcome::Aborted };
+        let ended = self.clock.timer_now();
         let request = CompletedRequest {
             request_id: self.request_id.as_str(),
             operation: self.operation.as_str(),
             outcome,
             miss: self.miss.filter(|_| outcome.may_be_a_miss()),
+            caller: self.caller.as_ref().map(|caller| caller.id()),
             key: self.key,
             detail: Some(self.detail).filter(|detail| !detail.is_empty()),
             failure: self.failure,
             status: self.status,
-            took: self.clock.timer_now().saturating_duration_since(self.begun),
+            ended,
+            took: ended.saturating_duration_since(self.begun),
             sent_bytes: self.sent_bytes,
             is_complete: self.complete,
             description: self.description.as_deref(),
         };
-        self.sinks.end(&request, self.series.as_deref());
+        self.sinks.end(&request, self.series.as_deref(), self.caller.as_deref());
     }
 }
 
@@ -275,33 +292,9 @@ fn method_name(method: &Method) -> &'static str {
     standard.into_iter().find(|name| method == name).unwrap_or("other")
 }
 
-/// The beginning of a client's text, in at most `max` bytes. Bytes that are not printable ASCII are escaped.
-fn readable(text: &[u8], max: usize) -> Box<str> {
-    let mut readable = String::with_capacity(text.len().min(max));
-    for &byte in text {
-        let shown: String = match byte {
-            b' '..=b'~' => char::from(byte).into(),
-            _ => byte.escape_ascii().map(char::from).collect(),
-        };
-        if readable.len() + shown.len() > max {
-            break;
-        }
-        readable += &shown;
-    }
-    readable.into_boxed_str()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_clients_text_is_cut_and_shows_no_control_character() {
-        assert_eq!(&*readable(b"curl/8.5.0 (a \"b\")", 128), "curl/8.5.0 (a \"b\")");
-        assert_eq!(&*readable(b"a\tb\x1b[31m\xc3\xa9", 128), "a\\tb\\x1b[31m\\xc3\\xa9");
-        assert_eq!(readable(&[b'x'; 500], MAX_AGENT).len(), MAX_AGENT);
-        assert_eq!(readable(&[0xe9; 500], MAX_AGENT).len(), MAX_AGENT, "as it is shown");
-    }
 
     #[test]
     fn a_record_takes_at_most_256_bytes() {

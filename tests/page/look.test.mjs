@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { HOSTILE, SEVERAL, busy, bypass, entries, fresh, hostile, unknown } from "./fixtures/status.mjs";
+import { HOSTILE, SEVERAL, busy, bypass, entries, fresh, hostile, tailed, unknown } from "./fixtures/status.mjs";
 import { AXE, DESKTOP, Gateway, PHONE, Tab, launch } from "./support.mjs";
 
 let browser;
@@ -19,6 +19,19 @@ async function unfold(tab) {
     await tab.page.locator("#staleness-by-project > summary").click();
     await tab.page.locator("#config > summary").click();
     await tab.until(() => document.getElementById("config-text").textContent !== "");
+}
+
+/** Reads the tail, and has a request explained. */
+async function follow(tab, gateway) {
+    await tab.page.locator("#tail-status").fill("2xx,4xx");
+    await tab.page.locator("#tail-start").click();
+    await tab.until(() => document.getElementById("tail-note").textContent === "Live.");
+    const refused = { result: "miss", miss: "no-grant", detail: "denied", status: 401, total_ms: 211.3, caller: "4be3cf01d2a79c55", user_agent: "nightly-report/2.1" };
+    gateway.tails[0].write([tailed(), tailed(refused), tailed({ operation: "workspace", path: "/v1/0123/desktops", result: "pass-through", total_ms: 87 }), tailed()].join(""));
+    await tab.until(() => document.querySelectorAll("#tail-rows tbody tr").length === 4);
+    await tab.page.locator("#explain-url").fill("/v2/0123456789abcdef/products?limit=100");
+    await tab.page.locator("#explain-go").click();
+    await tab.until(() => document.getElementById("explain-action").textContent !== "");
 }
 
 /** A gateway under load for this many seconds. */
@@ -39,6 +52,7 @@ const STATES = {
     busy: async (gateway, open) => {
         const tab = await working(12)(gateway, open);
         await unfold(tab);
+        await follow(tab, gateway);
         return tab;
     },
     fresh: async (gateway, open) => {

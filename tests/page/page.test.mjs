@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, afterEach, test } from "node:test";
 
-import { HOSTILE, RESULTS, SEVERAL, busy, bypass, entries, fresh, history, hostile, limit, measured, unknown } from "./fixtures/status.mjs";
+import { HOSTILE, RESULTS, SEVERAL, busy, bypass, entries, fresh, history, hostile, limit, measured, tailed, unknown } from "./fixtures/status.mjs";
 import { Gateway, PHONE, Tab, launch } from "./support.mjs";
 
 let browser, gateway, tab;
@@ -109,8 +109,8 @@ test("the verdict depends on the hits and on the calls saved", async () => {
 function* leaves(value, path = []) {
     for (const [name, inner] of Object.entries(value)) {
         const here = [...path, name];
-        // The page shows misses and bypasses by operation.
-        if (["events", "conditions", "misses", "bypasses", "latency.bounds", "latency.hits.buckets", "latency.others.buckets"].includes(here.join("."))) {
+        // The page shows misses and bypasses by operation. It counts callers in words.
+        if (["events", "conditions", "callers.by_id", "callers.remembered", "misses", "bypasses", "latency.bounds", "latency.hits.buckets", "latency.others.buckets"].includes(here.join("."))) {
             continue;
         }
         if (here.join(".") === "requests.operations") {
@@ -143,6 +143,136 @@ function* leaves(value, path = []) {
 
 /** The texts of the cells of each row. */
 const cells = (table) => tab.page.locator(`${table} tbody tr`).evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.innerText.replaceAll("\n", " "))));
+
+test("callers that are refused come first, with the id of the log and their client", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    assert.deepEqual(await cells("#by-id-rows"), [
+        ["4be3cf01d2a79c55 never accepted nightly-report/2.1", "412", "0", "412", "3 s ago", "3 s ago"],
+        ["0f1d2c3b4a596877 access key AK7QXEXAMPLEWS01 · terraform-provider-huaweicloud/1.64", "5,120", "4,977", "2", "2 min 20 s ago", "21 s ago"],
+        ["9a8b7c6d5e4f3021 python-requests/2.32.3", "201 k", "191 k", "0", "–", "just now"],
+        ["77aa00bb11cc22dd", "7", "5", "1", "1 h 8 min ago", "1 h 6 min ago"],
+    ]);
+    assert.deepEqual(await tab.page.locator("#by-id-rows .is-bad").count(), 2);
+    assert.equal(await tab.text("#by-id-note"), "4 of 212 callers. Refused in the last five minutes first, then those seen last.");
+    // A gateway of an older version does not list them.
+    works(4800, {}, { callers: { ...busy().callers, by_id: undefined, remembered: undefined } });
+    await tab.pass(2);
+    assert.ok(await isHidden("#by-id"));
+});
+
+/** Waits until the tail has so many rows. */
+const untilRows = (wanted) => tab.until((wanted) => document.querySelectorAll("#tail-rows tbody tr").length === wanted, wanted);
+
+test("requests are shown as they end, with the filters that are given", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    await tab.page.locator("#tail-result").fill(" hit,miss ");
+    await tab.page.locator("#tail-slow").fill("10ms");
+    await tab.page.locator("#tail-start").click();
+    await tab.until(() => document.getElementById("tail-note").textContent === "Live.");
+    assert.deepEqual(tab.requests.filter((path) => path.startsWith("/tail")), ["/tail?result=hit%2Cmiss&slow=10ms"]);
+    const [stream] = gateway.tails;
+    // In pieces, as the network may cut them.
+    const denied = tailed({ result: "denied", status: 403, miss: "no-grant", detail: "no-grant", failure: undefined, caller: undefined, user_agent: HOSTILE[0], path: `/${HOSTILE[1]}` });
+    stream.write(tailed() + denied.slice(0, 99));
+    await untilRows(1);
+    stream.write(denied.slice(99));
+    await untilRows(2);
+    const scheme = (time) => /^\d\d:\d\d:\d\d$/.test(time);
+    const [latest, first] = await cells("#tail-rows");
+    assert.ok(scheme(latest[0]) && scheme(first[0]), latest[0]);
+    assert.deepEqual(latest.slice(1), [`GET /${HOSTILE[1]} ListProducts`, "denied no-grant", "▲ 403", "42 µs", `none 10.0.0.7 · ${HOSTILE[0]}`]);
+    assert.deepEqual(first.slice(1), ["GET /v2/0123456789abcdef0123456789abcdef/products ListProducts", "hit", "200", "42 µs", "9a8b7c6d5e4f3021 10.0.0.7 · python-requests/2.32.3"]);
+    assert.equal(await tab.page.evaluate(() => window.hurt), undefined);
+
+    // While the pointer is over the rows they stay, and at most 200 are kept.
+    const place = () => tab.page.evaluate(() => ["tail-scroll", "by-id"].map((id) => document.getElementById(id).getBoundingClientRect().top + scrollY));
+    const before = await place();
+    await tab.page.locator("#tail-scroll").hover();
+    stream.write(Array.from({ length: 300 }, (_, index) => tailed({ path: `/${index}` })).join(""));
+    await tab.until(() => document.getElementById("tail-note").textContent === "Held: at least 200 new.");
+    assert.equal((await cells("#tail-rows")).length, 2);
+    await tab.page.mouse.move(0, 0);
+    await untilRows(200);
+    assert.match((await cells("#tail-rows"))[0][1], /^GET \/299 /);
+    assert.deepEqual(await place(), before);
+
+    await tab.page.locator("#tail-hold").click();
+    stream.write(tailed({ path: "/later" }) + "event: dropped\ndata: {\"dropped\":1234}\n\n");
+    await tab.until(() => document.getElementById("tail-note").textContent === "Held: 1 new. 1,234 were dropped, because this page was too slow.");
+    await tab.page.locator("#tail-hold").click();
+    assert.match((await cells("#tail-rows"))[0][1], /^GET \/later /);
+
+    await tab.page.locator("#tail-start").click();
+    assert.equal(await tab.text("#tail-note"), "Stopped.");
+    await tab.until(() => document.getElementById("tail-start").textContent === "Start");
+    assert.equal((await cells("#tail-rows")).length, 200);
+});
+
+test("the page says why requests are not shown any more", async () => {
+    gateway.token = "s3cret-of-the-operator";
+    await open();
+    await tab.state("locked");
+    await tab.page.locator("#token").fill("s3cret-of-the-operator");
+    await tab.page.keyboard.press("Enter");
+    await tab.state("live");
+    const start = tab.page.locator("#tail-start");
+    const note = (text) => tab.until((text) => document.getElementById("tail-note").textContent === text, text);
+    await tab.page.locator("#tail-result").fill("wrong");
+    await start.click();
+    await note("Stopped: the gateway answers 400: result = \"wrong\" is not allowed: expected some of hit, miss.");
+    await tab.page.locator("#tail-result").fill("");
+    await start.click();
+    await note("Live.");
+    gateway.tails[0].end(`${tailed()}event: end\ndata: {"why":"an hour is over"}\n\n`);
+    await note("Stopped: an hour is over.");
+    await untilRows(1);
+    await start.click();
+    await note("Live.");
+    gateway.tails[1].destroy();
+    await tab.until(() => document.getElementById("tail-note").textContent.startsWith("Stopped: the gateway "));
+    await start.click();
+    await note("Live.");
+    // Whoever takes the token away takes the requests away, too.
+    await tab.page.locator("#forget").click();
+    await untilRows(0);
+});
+
+test("explain gives one verdict, and its credentials stay nowhere", async () => {
+    works();
+    await open();
+    await tab.state("live");
+    await tab.page.locator("#explain-url").fill("/v2/p/products?limit=1");
+    await tab.page.locator("#explain-token").fill("gAAAA-the-token");
+    await tab.page.locator("#explain-headers").fill("X-Language: en-us\nAuthorization: SDK-HMAC-SHA256 Access=AK, Signature=the-signature");
+    await tab.page.keyboard.press("Tab");
+    await tab.page.locator("#explain-go").click();
+    await tab.until(() => document.getElementById("explain-sentence").textContent.startsWith("Answered"));
+    assert.equal(await tab.text("#explain-sentence"), "Answered from memory: an entry of 12s, fresh for 4m 48s more; this caller has a grant.");
+    assert.equal(await tab.text("#explain-action"), "from-memory");
+    const sent = [...new URLSearchParams(gateway.explained[0])];
+    assert.deepEqual(sent, [
+        ["method", "GET"], ["url", "/v2/p/products?limit=1"], ["header", "X-Language: en-us"],
+        ["header", "Authorization: SDK-HMAC-SHA256 Access=AK, Signature=the-signature"], ["header", "X-Auth-Token: gAAAA-the-token"],
+    ]);
+    // Not in a URL, not in the history, and not in the page.
+    const values = await tab.page.evaluate(() => [document.documentElement.outerHTML, location.href, JSON.stringify(history.state),
+        JSON.stringify(sessionStorage), JSON.stringify(localStorage), ...[...document.querySelectorAll("input, textarea")].map((field) => field.value)].join("\n"));
+    for (const secret of ["gAAAA-the-token", "the-signature"]) {
+        assert.ok(!values.includes(secret) && tab.requests.every((path) => !path.includes(secret)), secret);
+    }
+    assert.equal(await tab.page.locator("#explain-headers").inputValue(), "X-Language: en-us");
+    // What the gateway says is shown as text.
+    gateway.explanation = { verdict: { action: HOSTILE[0], sentence: HOSTILE[1] }, more: HOSTILE };
+    await tab.page.locator("#explain-go").click();
+    await tab.until((text) => document.getElementById("explain-sentence").textContent === `${text}.`, HOSTILE[1]);
+    await tab.page.locator("#explain-more summary").click();
+    assert.ok((await tab.text("#explain-text")).includes("window.hurt"));
+    assert.equal(await tab.page.evaluate(() => window.hurt), undefined);
+});
 
 test("stale answers are shown with their range, their changes and the TTL in force", async () => {
     works();
@@ -754,9 +884,9 @@ test("for screen readers there are landmarks, headings in order, and tables with
     await tab.state("live");
     await tab.page.locator("#results-details > summary").click();
     const captions = await tab.page.locator("table").evaluateAll((all) => all.map((table) => table.caption?.textContent));
-    assert.deepEqual(captions, ["By operation", "By result, since the start", "By operation, in the last hour", "By project, in the last hour", "Entries", "Limits that count calls now", "Calls that limits held back or refused, since the start"]);
+    assert.deepEqual(captions, ["By operation", "By result, since the start", "The last 200 requests, the latest first", "Callers, those that were refused first", "By operation, in the last hour", "By project, in the last hour", "Entries", "Limits that count calls now", "Calls that limits held back or refused, since the start"]);
     const headings = await tab.page.locator("#content h2").allTextContents();
-    assert.deepEqual(headings, ["Is it helping?", "Requests", "Stale answers", "In the cache", "Quotas", "Engine of the fleet", "Callers", "Upstream", "Events", "Configuration"]);
+    assert.deepEqual(headings, ["Is it helping?", "Requests", "Requests now", "Callers by id", "Explain a request", "Stale answers", "In the cache", "Quotas", "Engine of the fleet", "Callers", "Upstream", "Events", "Configuration"]);
     for (const name of headings) {
         assert.equal(await tab.page.getByRole("region", { name, exact: true }).count(), 1, name);
     }
@@ -794,7 +924,8 @@ test("Tab reaches everything in reading order, and the focus is visible", async 
     }
     assert.deepEqual(
         reached.map(({ name }) => name),
-        ["pause", "windows", "windows", "windows", "rate-chart", "latency-chart", "results-details", "staleness-by-project", "cache-scroll", ...Array(8).fill("entries"), "config"],
+        ["pause", "windows", "windows", "windows", "rate-chart", "latency-chart", "results-details", ...["operation", "result", "status", "caller", "client", "slow", "start"].map((name) => `tail-${name}`),
+            "by-id-scroll", ...["url", "method", "token", "headers", "go"].map((name) => `explain-${name}`), "staleness-by-project", "cache-scroll", ...Array(8).fill("entries"), "config"],
     );
     const tops = reached.map(({ top }) => top);
     assert.deepEqual(tops, [...tops].sort((one, other) => one - other));

@@ -22,7 +22,7 @@ export const DESKTOP = { width: 1280, height: 900 };
 export const PHONE = { width: 360, height: 740 };
 
 const SOURCES = join(import.meta.dirname ?? new URL(".", import.meta.url).pathname, "../../src/admin/page");
-const SCRIPTS = ["format.js", "charts.js", "tables.js", "quotas.js", "conditions.js", "page.js"];
+const SCRIPTS = ["format.js", "charts.js", "tables.js", "quotas.js", "conditions.js", "callers.js", "tail.js", "explain.js", "page.js"];
 
 /** The document and its Content-Security-Policy, as the gateway makes them. */
 function documentAndPolicy() {
@@ -49,6 +49,10 @@ export class Gateway {
     isGone = false;
     /** If set, responses wait for this promise. */
     held = null;
+    /** The streams of /tail that are open, and the bodies of requests to /explain. */
+    tails = [];
+    explained = [];
+    explanation = { verdict: { action: "from-memory", result: "hit", sentence: "answered from memory: an entry of 12s, fresh for 4m 48s more; this caller has a grant" } };
     /** Open requests. */
     open = 0;
     most = 0;
@@ -94,6 +98,19 @@ export class Gateway {
             const limit = Number(url.searchParams.get("limit") ?? 100);
             const shown = [...this.entries].sort((one, other) => other.hits - one.hits).slice(0, limit);
             send(200, "application/json", JSON.stringify({ total: this.total ?? this.entries.length, entries: shown }));
+        } else if (url.pathname === "/tail" && url.searchParams.get("result") === "wrong") {
+            send(400, "text/plain; charset=utf-8", "result = \"wrong\" is not allowed: expected some of hit, miss\n");
+        } else if (url.pathname === "/tail") {
+            response.writeHead(200, { "Content-Type": "text/event-stream", "Cache-Control": "no-store" });
+            response.write(": requests follow as they end\n\n");
+            this.tails.push(response);
+        } else if (url.pathname === "/explain" && request.method === "POST") {
+            let body = "";
+            for await (const piece of request) {
+                body += piece;
+            }
+            this.explained.push(body);
+            send(200, "application/json", JSON.stringify(this.explanation));
         } else if (url.pathname === "/config") {
             send(200, "text/plain; charset=utf-8", this.config);
         } else {

@@ -65,9 +65,11 @@ class Refusal extends Error {
     }
 }
 
-async function request(path, signal) {
+/** A GET, or a POST of a form. */
+async function request(path, signal, form) {
     const headers = token.value === null ? {} : { Authorization: `Bearer ${token.value}` };
-    const response = await fetch(path, { headers, signal, cache: "no-store", redirect: "error", credentials: "omit" });
+    const method = form === undefined ? {} : { method: "POST", body: form };
+    const response = await fetch(path, { headers, signal, cache: "no-store", redirect: "error", credentials: "omit", ...method });
     if (!response.ok) {
         throw new Refusal(response.status, (await response.text()).trim().slice(0, 200));
     }
@@ -174,6 +176,8 @@ function render(status) {
     tally(byId("unstored"), "unstored", counted(status.unstored));
     tally(byId("signatures"), "callers.signatures", counted(status.callers.signatures, "verified"));
     tally(byId("backoffs"), "backoffs", status.backoffs);
+    offerFilters(status.requests);
+    showCallers(status.callers);
     showStaleness(status.staleness);
     showQuotas(status.quotas, status.quota_policies);
     showFleet(status.fleet);
@@ -302,6 +306,8 @@ function askForToken() {
     const wasWrong = token.value !== null;
     token.set(null);
     state.needsToken = true;
+    clearTail();
+    clearExplained();
     state.status = null;
     state.trouble = null;
     past.clear();

@@ -326,7 +326,7 @@ for other paths. The sharer list is fresh for 1.5 s, the others for 5 minutes.
   curl -i -H 'X-Auth-Token: {token}' 'http://{proxy}/v2/{PROJECT}/products?offset=0&limit=2'
   curl -i -H 'X-Auth-Token: wrong' 'http://{proxy}/v2/{PROJECT}/products?limit=2'
   curl -s http://{metrics}/metrics | grep ^workspace_gateway_requests_total
-  curl -G --data-urlencode 'url=/v2/{PROJECT}/products?limit=2' \\
+  curl --data-urlencode 'url=/v2/{PROJECT}/products?limit=2' \\
        --data-urlencode 'header=X-Auth-Token: {token}' http://{admin}/explain
   curl -X POST 'http://{admin}/cache/purge?operation=ListProducts'
   curl -X PUT -d bypass http://{admin}/mode     # switch back: -d cache
