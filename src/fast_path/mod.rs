@@ -74,6 +74,7 @@ pub trait HitSource {
 pub struct ReceivedHead<'h> {
     pub fingerprint: Fingerprint,
     pub(crate) varying: VaryingFields<'h>,
+    pub(crate) version: Version,
     /// In bytes.
     pub size: usize,
 }
@@ -134,7 +135,8 @@ impl<L> FastPath<L> {
     fn read<'h>(&self, head: &'h [u8]) -> Option<ReceivedHead<'h>> {
         let mut known = self.fingerprints.of_parts();
         let varying = varying::split(head, |part| known.add(part))?;
-        Some(ReceivedHead { fingerprint: known.finish(), varying, size: head.len() })
+        // HTTP/1.0 is not remembered.
+        Some(ReceivedHead { fingerprint: known.finish(), varying, version: Version::HTTP_11, size: head.len() })
     }
 
     /// Reads an HTTP/2 head as far as the fast path has to. `None` in HTTP/1, where the bytes were compared before.
@@ -148,7 +150,8 @@ impl<L> FastPath<L> {
         let varying = varying::split_parsed(head, |part| known.add(part))?;
         // The full path counts the authority as a `Host`.
         let host = head.uri.authority().map_or(0, |authority| HOST.as_str().len() + authority.as_str().len() + 4);
-        Some(ReceivedHead { fingerprint: known.finish(), varying, size: head_size(head) + host })
+        let size = head_size(head) + host;
+        Some(ReceivedHead { fingerprint: known.finish(), varying, version: head.version, size })
     }
 
     /// Called when hyper has read a request. Returns the fingerprint of its head if the head may be remembered: it has
@@ -218,13 +221,13 @@ impl<L> FastPath<L> {
     {
         let remembered = self.heads.get(&head.fingerprint)?;
         // Logging may have been switched on since the head was remembered.
-        if remembered.heading.is_none() && self.sinks.need_description() {
+        if remembered.heading.is_none() && self.sinks.may_need_description() {
             return None;
         }
         let Hit { entry, now, request_id, client } = source.hit(&remembered.lookup, head, connection)?;
         self.fast_path_metrics.hit();
         let (sinks, clock) = (Arc::clone(&self.sinks), self.clock.clone());
-        let line = (remembered.heading.as_ref(), client, head.varying.traceparent());
+        let line = (remembered.heading.as_ref(), client, head.version, head.varying.traceparent());
         let counted = (&*remembered.operation, &remembered.series, entry.key());
         let mut record = RequestRecord::begin_hit(sinks, clock, request_id, line, counted);
         let names = |list: &str| entry.head().get(ETAG).is_some_and(|tag| condition::lists(list.as_bytes(), tag));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::request::Parts;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::cache::second_tier::{NoticeKind, RecordKind};
@@ -24,6 +25,7 @@ use crate::telemetry::history::{History, Sample, Totals};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::noticed::Noticed;
 use crate::telemetry::sinks::Sinks;
+use crate::telemetry::traces::Span;
 use crate::upstream::key_breaker::Suspended;
 use crate::upstream::quota::LimitChange;
 use crate::upstream::{Failure, UpstreamError};
@@ -33,6 +35,8 @@ pub struct Observer {
     pub(super) digests: Digests,
     pub(super) metrics: Arc<Metrics>,
     pub(super) sinks: Arc<Sinks>,
+    /// The spans to export, until the exporter takes them.
+    pub(super) spans: Mutex<Option<mpsc::Receiver<Span>>>,
     pub(super) events: Events,
     pub(super) failures: Failures,
     pub(super) healths: Healths,
@@ -45,6 +49,11 @@ pub struct Observer {
 impl Observer {
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The spans to export. Only once; `None` if spans are not exported.
+    pub(crate) fn take_spans(&self) -> Option<mpsc::Receiver<Span>> {
+        self.spans.lock().take()
     }
 
     /// Records an event, and logs it.

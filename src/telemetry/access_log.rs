@@ -8,7 +8,6 @@ use super::completed::CompletedRequest;
 use super::logs;
 use crate::config::AccessLog;
 use crate::request::digest::ShortDigest;
-use crate::request::trace::Trace;
 
 /// The target of access log lines, which tells them from other lines.
 const ACCESS: &str = "workspace_gateway::access";
@@ -26,12 +25,14 @@ pub(super) fn write(request: &CompletedRequest<'_>) {
     if !has_line(logs::access(), request.took, request.has_failed()) {
         return;
     }
+    let trace = description.trace.as_ref();
+    let span = trace.filter(|trace| trace.is_forwarded || trace.is_exported);
     tracing::info!(
         target: ACCESS,
         request_id = request.request_id,
         upstream_request_id = description.upstream_id,
-        trace_id = description.trace.as_ref().map(Trace::id),
-        span_id = description.span.map(|span| format!("{span:016x}")),
+        trace_id = trace.map(|trace| trace.context.trace_id.to_string()),
+        span_id = span.map(|trace| format!("{:016x}", trace.context.span_id)),
         client = %description.client,
         caller = description.heading.caller.as_ref().map(ShortDigest::as_str),
         user_agent = description.heading.agent.as_deref(),

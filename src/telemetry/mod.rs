@@ -1,5 +1,5 @@
 //! What an operator sees: metrics, events, the log, and the record of a request. When the request has ended, the record
-//! goes to the sinks: the request metrics and the access log.
+//! goes to the sinks: the request metrics, the access log and the exported spans.
 //!
 //! Labels and log fields come from enums and from the catalogue, never from a request. So nothing that a client sends
 //! can add a metric series or show a credential.
@@ -27,3 +27,5 @@ pub(crate) mod series;
 pub(crate) mod sinks;
 pub(crate) mod sources;
 mod status;
+mod text;
+pub(crate) mod traces;

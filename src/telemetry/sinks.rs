@@ -1,4 +1,4 @@
-//! Where completed requests go: to the metrics, their exemplars, and the access log.
+//! Where completed requests go: to the metrics, their exemplars, the access log, and as spans to the exporter.
 
 use std::sync::Arc;
 
@@ -6,25 +6,37 @@ use super::access_log;
 use super::completed::CompletedRequest;
 use super::metrics::Metrics;
 use super::requests::HitSeries;
+use super::traces::Tracer;
 use crate::clock::Clock;
 
 pub struct Sinks {
     metrics: Arc<Metrics>,
+    /// `None` if no spans are exported.
+    tracer: Option<Arc<Tracer>>,
     clock: Clock,
 }
 
 impl Sinks {
-    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
-        Self { metrics, clock }
+    pub(crate) fn new(metrics: Arc<Metrics>, tracer: Option<Arc<Tracer>>, clock: Clock) -> Self {
+        Self { metrics, tracer, clock }
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Whether a sink needs the description of a request that begins now.
-    pub(crate) fn need_description(&self) -> bool {
+    pub(crate) fn tracer(&self) -> Option<&Arc<Tracer>> {
+        self.tracer.as_ref()
+    }
+
+    /// Whether a sink needs the description of each request that begins now. The exporter needs those of some.
+    pub(super) fn need_description(&self) -> bool {
         access_log::is_on() || self.metrics.exemplars.are_wanted()
+    }
+
+    /// Whether a sink may need the description of a request.
+    pub(crate) fn may_need_description(&self) -> bool {
+        self.need_description() || self.tracer.is_some()
     }
 
     pub(super) fn begin(&self) {
@@ -36,5 +48,8 @@ impl Sinks {
         self.metrics.completed(request, series);
         self.metrics.exemplars.keep(request, || self.clock.date());
         access_log::write(request);
+        if let Some(tracer) = &self.tracer {
+            tracer.completed(request);
+        }
     }
 }

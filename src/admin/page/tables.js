@@ -393,7 +393,7 @@ const KINDS = {
     "near-miss": "almost an operation",
     "admin-denied": "admin request refused", "key-suspended": "key suspended", "keep-warm-stopped": "keep warm stopped",
     "memory-reached": "memory reached", "memory-free": "memory free", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
-    "log-level": "log level", stopping: "stopping",
+    "log-level": "log level", stopping: "stopping", otlp: "export works", "otlp-failed": "export failed",
 };
 
 /** One row for each kind of event, with what it was about, the latest first. */
