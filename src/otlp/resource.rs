@@ -47,7 +47,10 @@ impl Resource {
     /// The attributes of each server span that no request changes.
     pub(super) fn write_listener(&self, message: &mut Message, field: u32) {
         write_text(message, field, "url.scheme", self.scheme);
-        write_text(message, field, "server.address", &self.listener.ip().to_string());
+        // A listener on all addresses has none that clients use.
+        if !self.listener.ip().is_unspecified() {
+            write_text(message, field, "server.address", &self.listener.ip().to_string());
+        }
         write_number(message, field, "server.port", self.listener.port().into());
     }
 }
