@@ -70,8 +70,8 @@ pub mod request {
     pub mod caller {
         pub use crate::request::caller::{Caller, Callers, X_AUTH_TOKEN, token};
     }
-    pub mod condition {
-        pub use crate::request::condition::{Validator, is_current};
+    pub mod precondition {
+        pub use crate::request::precondition::{Validator, is_current};
     }
     pub mod directives {
         pub use crate::request::directives::Directives;

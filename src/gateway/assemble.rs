@@ -41,12 +41,12 @@ use crate::request::fingerprint::Fingerprints;
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
 use crate::sync::{Mutex, RwLock};
+use crate::telemetry::condition_tracker::ConditionTracker;
 use crate::telemetry::events::Events;
 use crate::telemetry::failures::Failures;
 use crate::telemetry::health::Healths;
 use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::noticed::Noticed;
 use crate::telemetry::outcome::SpanResult;
 use crate::telemetry::sinks::Sinks;
 use crate::telemetry::sources::InUse;
@@ -202,7 +202,7 @@ impl Gateway {
             failures: Failures::default(),
             healths: Healths::default(),
             history: Mutex::new(History::new(clock.now())),
-            noticed: Noticed::default(),
+            conditions: ConditionTracker::default(),
             started: clock.timer_now(),
             metrics: Arc::clone(&metrics),
             sinks: Arc::clone(&sinks),
@@ -306,6 +306,7 @@ impl Gateway {
             random,
         });
         gateway.watch_staleness();
+        gateway.watch_conditions();
         gateway.fetcher.set_quotas(&config.quotas);
         Ok(gateway)
     }

@@ -26,8 +26,8 @@ use crate::cache::store::{CacheKey, Epoch, PrivateExtent, PrivateName};
 use crate::cache::unstorable::Unstorable;
 use crate::catalogue::Operation;
 use crate::request::caller::X_AUTH_TOKEN;
-use crate::request::condition::Validator;
 use crate::request::key::Scope;
+use crate::request::precondition::Validator;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::upstream::{UpstreamError, client};
 

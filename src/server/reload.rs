@@ -17,7 +17,7 @@ use crate::config::{Config, ConfigError, SettingsDiff};
 use crate::gateway::Gateway;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::logs;
-use crate::telemetry::metrics::Reload;
+use crate::telemetry::outcome::Reload;
 
 /// The keep-alive timeout of the internal listeners (metrics and admin), which have few places. It is longer than the
 /// interval in which the status page sends requests.

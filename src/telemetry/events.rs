@@ -78,6 +78,10 @@ pub enum Event {
     Mode,
     /// The log level was changed.
     LogLevel,
+    /// Something is wrong that the status page shows. The message begins with the cause.
+    Condition,
+    /// It is not wrong any more.
+    ConditionEnded,
     /// The gateway shuts down.
     Stopping,
 }
@@ -91,8 +95,8 @@ impl Event {
     /// Whether an operator has to act. Such events are logged at `warn`, the others at `info`.
     fn needs_action(self) -> bool {
         use Event::{
-            AdminDenied, FleetLost, FleetMissed, KeepWarmStopped, KeySuspended, MemoryReached, OtlpFailed, Outage,
-            PrivateScope, ReloadRefused, SnapshotFailed, Throttled,
+            AdminDenied, Condition, FleetLost, FleetMissed, KeepWarmStopped, KeySuspended, MemoryReached, OtlpFailed,
+            Outage, PrivateScope, ReloadRefused, SnapshotFailed, Throttled,
         };
         matches!(
             self,
@@ -100,6 +104,7 @@ impl Event {
                 | Outage
                 | Throttled
                 | AdminDenied
+                | Condition
                 | KeySuspended
                 | KeepWarmStopped
                 | MemoryReached

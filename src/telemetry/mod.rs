@@ -7,6 +7,7 @@
 mod access_log;
 pub(crate) mod calls;
 pub(crate) mod completed;
+pub(crate) mod condition_tracker;
 pub(crate) mod conditions;
 pub(crate) mod events;
 mod exemplars;
@@ -17,7 +18,6 @@ pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod logs;
 pub(crate) mod metrics;
-pub(crate) mod noticed;
 pub(crate) mod open_metrics;
 pub(crate) mod outcome;
 pub(crate) mod record;

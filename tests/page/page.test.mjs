@@ -361,6 +361,21 @@ test("an outage is shown with its service, its duration and its cause", async ()
     assert.equal(await scopes.getAttribute("class"), "bad");
 });
 
+test("problems of different causes are events of their own", async () => {
+    const problem = (kind, what, last_ms) => ({ kind, is_bad: kind === "condition", what, operation: null, project: null, first_ms: last_ms, last_ms, count: 1 });
+    gateway.status = () => ({ ...fresh(), events: [
+        problem("condition", "cache-full: 9 entries were evicted", 4000),
+        problem("condition-ended", "errors has ended", 3000),
+        problem("condition", "errors: 5 of 6 responses", 2000),
+        problem("condition", "cache-full: 1 entries were evicted", 1000),
+    ] });
+    await open();
+    await tab.state("live");
+    const texts = (selector) => tab.page.locator(`#events ${selector}`).allInnerTexts();
+    assert.deepEqual(await texts(".kind"), ["▲ problem", "problem ended", "▲ problem"]);
+    assert.deepEqual(await texts(".latest"), ["cache-full: 9 entries were evicted", "errors has ended", "errors: 5 of 6 responses"]);
+});
+
 test("one banner says what is wrong, the worst first, and nothing contradicts it", async () => {
     works();
     await open();

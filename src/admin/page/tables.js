@@ -389,18 +389,22 @@ function updateUpstream(block, service) {
 }
 
 const KINDS = {
-    denial: "denied", "private-scope": "private scope", outage: "outage", recovery: "recovered", throttled: "throttled", quota: "quota",
+    condition: "problem", "condition-ended": "problem ended", denial: "denied", "private-scope": "private scope", outage: "outage", recovery: "recovered", throttled: "throttled", quota: "quota",
     "near-miss": "almost an operation",
     "admin-denied": "admin request refused", "key-suspended": "key suspended", "keep-warm-stopped": "keep warm stopped",
     "memory-reached": "memory reached", "memory-free": "memory free", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
     "log-level": "log level", stopping: "stopping", otlp: "export works", "otlp-failed": "export failed",
 };
 
+/** A problem is of the kind of its cause, with which it begins. */
+const kindAndCause = ({ kind, what }) => (kind.startsWith("condition") ? `${kind} ${/^[\w-]*/.exec(what)[0]}` : kind);
+
 /** One row for each kind of event, with what it was about, the latest first. */
 function showEvents(events) {
     const byKind = new Map();
     for (const event of [...events].sort((one, other) => other.last_ms - one.last_ms)) {
-        byKind.set(event.kind, [...(byKind.get(event.kind) ?? []), event]);
+        const kind = kindAndCause(event);
+        byKind.set(kind, [...(byKind.get(kind) ?? []), event]);
     }
     keep(byId("events"), [...byKind.keys()], (kind) => eventItem(byKind.get(kind)[0]), (item, kind) => updateEvent(item, byKind.get(kind)));
     byId("no-events").hidden = events.length > 0;
