@@ -129,6 +129,19 @@ pub(crate) enum EngineState {
     Starting,
 }
 
+impl EngineState {
+    /// Why the engine is not in use, or is not fully. For an operator.
+    pub(crate) fn describe(&self) -> &'static str {
+        match self {
+            Self::InUse => "it is in use",
+            Self::Slow => Fault::Silent.describe(),
+            Self::Full => Fault::Full.describe(),
+            Self::Unlinked(fault) => fault.describe(),
+            Self::Starting => "no connection has been tried yet",
+        }
+    }
+}
+
 impl From<EngineState> for &'static str {
     fn from(state: EngineState) -> Self {
         match state {

@@ -9,6 +9,11 @@ pub mod cache {
     pub mod miss {
         pub use crate::cache::miss::Miss;
     }
+    pub mod response {
+        pub use crate::cache::body::check;
+        pub use crate::cache::freshness::Lifetime;
+        pub use crate::cache::lifetime::{ResponseTimes, forbids_storing, freshness_info};
+    }
     pub mod second_tier {
         pub use crate::cache::second_tier::{
             Incarnation, Lease, LeaseState, LogReader, LookUp, LookedUp, Name, NewRecord, Notice, NoticeKind, Order,
@@ -30,7 +35,7 @@ pub mod cache {
 }
 pub mod catalogue {
     pub use crate::catalogue::{
-        AdaptiveTtl, Catalogue, Forwarded, Operation, Origin, Quota, QuotaPolicy, Service, Sharing,
+        AdaptiveTtl, BodyCheck, Catalogue, Forwarded, Operation, Origin, Quota, QuotaPolicy, Service, Sharing,
     };
 }
 pub mod clock {
@@ -70,8 +75,8 @@ pub mod request {
     pub mod caller {
         pub use crate::request::caller::{Caller, Callers, X_AUTH_TOKEN, token};
     }
-    pub mod condition {
-        pub use crate::request::condition::{Validator, is_current};
+    pub mod precondition {
+        pub use crate::request::precondition::{Validator, is_current};
     }
     pub mod directives {
         pub use crate::request::directives::Directives;
@@ -118,11 +123,11 @@ pub mod server {
 }
 pub mod signing {
     pub use crate::signing::{
-        AccessKey, Authorization, Binding, Payload, Projects, RelayChanges, SCHEME, SignedTarget, X_PROJECT_ID,
-        canonical_request, has_signature, parse_date, show_date, string_to_sign,
+        AccessKey, Authorization, Binding, Payload, Projects, RelayChanges, RepeatedRequest, SCHEME, SignedTarget,
+        X_PROJECT_ID, canonical_request, has_signature, parse_date, show_date, string_to_sign,
     };
     pub mod ring {
-        pub use crate::signing::ring::{KeyRing, SignatureRejection};
+        pub use crate::signing::ring::{KeyRing, SignatureRejection, VerifiedRequest};
     }
 }
 pub mod simulator {

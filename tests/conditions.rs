@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use strum::VariantArray;
 use workspace_gateway::testing::catalogue::Service;
 use workspace_gateway::testing::simulator::Simulator;
+use workspace_gateway::testing::telemetry::conditions::Cause;
 
 use crate::support::raw_client::RawClient;
 use crate::support::signer::{Signed, entry};
@@ -25,6 +27,41 @@ async fn causes(world: &World) -> Vec<String> {
 fn sample(world: &World) {
     world.seconds_pass(10);
     world.server.gateway().observer().take_sample();
+}
+
+/// The causes and severities whose series of `workspace_gateway_condition` is 1, in the order of the page.
+fn in_metrics(world: &World) -> Vec<String> {
+    let text = world.server.gateway().metrics().encode().unwrap();
+    let series = text.lines().filter_map(|line| line.strip_prefix("workspace_gateway_condition{"));
+    let series: Vec<_> = series.collect();
+    assert_eq!(series.len(), 2 * Cause::VARIANTS.len(), "no series appears or vanishes");
+    series.into_iter().filter_map(|line| line.strip_suffix("} 1")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_metric_and_the_log_say_what_the_status_says() {
+    let world = World::new().await;
+    let events = async || {
+        let status = world.http.get(&world.admin_url("/status")).await.json();
+        let rows = status["events"].as_array().unwrap().clone().into_iter();
+        let rows = rows.map(|row| [&row["kind"], &row["what"]].map(|it| it.as_str().unwrap().to_owned()));
+        rows.filter(|[kind, _]| kind.starts_with("condition")).collect::<Vec<_>>()
+    };
+    world.server.gateway().log_conditions();
+    assert_eq!((in_metrics(&world), events().await), (vec![], vec![]));
+    world.http.send(Method::PUT, &world.admin_url("/mode"), &[], "bypass").await;
+    for _ in 0..2 {
+        world.seconds_pass(10);
+        assert_eq!(in_metrics(&world), ["cause=\"bypassed\",severity=\"warning\""]);
+        world.server.gateway().log_conditions();
+    }
+    let what = "bypassed: the cache is switched off (mode = bypass): every request is relayed, and nothing is stored";
+    let begun = ["condition".to_owned(), what.to_owned()];
+    assert_eq!(events().await, std::slice::from_ref(&begun));
+    world.http.send(Method::PUT, &world.admin_url("/mode"), &[], "cache").await;
+    world.server.gateway().log_conditions();
+    assert_eq!(in_metrics(&world), Vec::<String>::new());
+    assert_eq!(events().await, [["condition-ended".to_owned(), "bypassed has ended".to_owned()], begun]);
 }
 
 #[tokio::test]
@@ -104,6 +141,7 @@ async fn a_429_without_a_named_limit_counts_for_a_minute() {
     world.get(&format!("{LIST}?limit=1")).await;
     world.simulator.throttle(None);
     assert_eq!(causes(&world).await, ["throttled"]);
+    world.clock.set_wall_back(Duration::from_secs(3_600));
     world.seconds_pass(61);
     assert_eq!(causes(&world).await, Vec::<String>::new());
 }
@@ -153,6 +191,22 @@ async fn an_access_key_that_upstream_refuses_is_named() {
 }
 
 #[tokio::test]
+async fn a_first_caller_that_waits_for_retry_after_is_named() {
+    let world = World::new().await;
+    world.simulator.fail_with(Some(StatusCode::TOO_MANY_REQUESTS));
+    world.simulator.retry_after(Some(20));
+    let pending = world.begin(&world.token, LIST);
+    world.until_metric("workspace_gateway_upstream_requests_total{service=\"workspace\",status=\"429\"}", 1.0).await;
+    assert!(!pending.is_finished());
+    assert_eq!(causes(&world).await, ["throttled"]);
+    let events = world.http.get(&world.admin_url("/status")).await.json()["events"].take();
+    let throttled = events.as_array().unwrap().iter().find(|event| event["kind"] == "throttled").unwrap();
+    let expected = (&json!("workspace throttles calls: 429 Too Many Requests"), &Value::Null);
+    assert_eq!((&throttled["what"], &throttled["project"]), expected);
+    pending.abort();
+}
+
+#[tokio::test]
 async fn what_the_operator_did_is_named_without_a_secret() {
     let world = World::new().await;
     world.http.send(Method::PUT, &world.admin_url("/mode"), &[], "bypass").await;
@@ -167,8 +221,14 @@ async fn what_the_operator_did_is_named_without_a_secret() {
     assert!(what.contains("test.toml: cache.ttl: ") && what.contains("expected a duration"), "{what}");
     assert!(!what.contains("hush"), "{what}");
     world.http.send(Method::PUT, &world.admin_url("/mode"), &[], "cache").await;
-    world.reload("").unwrap();
-    assert_eq!(causes(&world).await, Vec::<String>::new());
+    for reload in ["the corrected one", "one that changes nothing"] {
+        world.reload("").unwrap();
+        assert_eq!(causes(&world).await, Vec::<String>::new());
+        let events = world.http.get(&world.admin_url("/status")).await.json()["events"].take();
+        let corrected: Vec<_> = events.as_array().unwrap().iter().filter(|event| event["kind"] == "reload").collect();
+        assert!(corrected.len() == 1 && corrected[0]["count"] == 1, "{reload}: {events}");
+        assert!(corrected[0]["what"].as_str().unwrap().contains("no mistake any more"), "{events}");
+    }
 }
 
 #[tokio::test]

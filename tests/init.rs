@@ -1,7 +1,8 @@
 //! `init`: from flags or answers to a checked file, and the lines for a client.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -64,8 +65,28 @@ fn a_file_is_replaced_only_with_force() {
     let expected = format!("{file} exists: name another file with --config, or replace this one with --force");
     assert!(code(&output) == 2 && stderr(&output).contains(&expected), "{}", stderr(&output));
     assert_eq!(fs::read_to_string(&path).unwrap(), "region = \"old\"");
-    assert_eq!(code(&init(&[], &file, &[&arguments[..], &["--force"]].concat())), 0);
+    // Who reads the old file meanwhile sees all of it. A link stays one.
+    let [open, link] = ["open", "link"].map(|name| path.with_file_name(name));
+    fs::hard_link(&path, &open).unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(code(&init(&[], link.to_str().unwrap(), &[&arguments[..], &["--force"]].concat())), 0);
     assert!(fs::read_to_string(&path).unwrap().ends_with("region = \"cn-north-4\"\n"));
+    assert_eq!(fs::read_to_string(&open).unwrap(), "region = \"old\"");
+    assert_eq!((fs::metadata(&path).unwrap().mode() & 0o777, link.is_symlink()), (0o640, true));
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 3, "nothing else remains");
+}
+
+#[test]
+fn a_region_that_is_not_known_needs_a_flag() {
+    let (path, file) = new_file("init-region");
+    let arguments = [&["--region", "xx-new-1"], &TOKEN_AND_CURL[..]].concat();
+    let output = init(&[], &file, &arguments);
+    assert!(code(&output) == 2 && stderr(&output).contains("add --unknown-region"), "{}", stderr(&output));
+    assert!(!path.exists());
+    assert_eq!(code(&init(&[], &file, &[&arguments[..], &["--unknown-region"]].concat())), 0);
+    let urls = ["--workspace-url", "https://w.example", "--appstream-url", "https://a.example", "--force"];
+    assert_eq!(code(&init(&[], &file, &[&arguments[..], &urls].concat())), 0, "it is only a name");
 }
 
 #[test]
@@ -75,24 +96,37 @@ fn without_a_terminal_it_says_what_is_missing() {
     let short = mistakes.join("token").to_str().unwrap().to_owned();
     for (environment, arguments, expected) in [
         (&[][..], &[][..], "expected --region NAME; --credential token or access-key; --client NAME"),
-        (&[], &["--region", "r-1", "--credential", "access-key", "--client", "go"], ID),
-        (&[(ID, "AK")], &["--region", "r-1", "--client", "go"], "is set without a secret"),
-        (&[], &["--region", "r-1", "--client", "ruby", "--credential", "token"], "[possible values: curl, terraform"),
+        (&[], &["--region", "cn-north-4", "--credential", "access-key", "--client", "go"], ID),
+        (&[(ID, "AK")], &["--region", "cn-north-4", "--client", "go"], "is set without a secret"),
+        (
+            &[],
+            &["--region", "cn-north-4", "--client", "ruby", "--credential", "token"],
+            "[possible values: curl, terraform",
+        ),
+        (
+            &[],
+            &["--region", "cn-nroth-4", "--credential", "token"],
+            "region: \"cn-nroth-4\" is not a known region of Workspace; the nearest known one is \"cn-north-4\": expected one of af-",
+        ),
         (&[], &["--region", "NO!", "--client", "go", "--credential", "token"], "region: invalid value"),
-        (&[], &["--region", "r-1", "--listen", "0.0.0.0:8080", "--client", "go", "--credential", "token"], "plaintext"),
+        (
+            &[],
+            &["--region", "cn-north-4", "--listen", "0.0.0.0:8080", "--client", "go", "--credential", "token"],
+            "plaintext",
+        ),
         (
             &[(ID, "AK"), (SECRET_FILE, &short)],
-            &["--region", "r-1", "--client", "go"],
+            &["--region", "cn-north-4", "--client", "go"],
             "access_key.AK.secret: cannot read",
         ),
         (
             &[],
-            &["--region", "r-1", "--cert-file", "/none", "--client", "go", "--credential", "token"],
+            &["--region", "cn-north-4", "--cert-file", "/none", "--client", "go", "--credential", "token"],
             "listen.key_file",
         ),
         (
             &[],
-            &["--region", "r-1", "--upstream-ca-file", "/none", "--client", "go", "--credential", "token"],
+            &["--region", "cn-north-4", "--upstream-ca-file", "/none", "--client", "go", "--credential", "token"],
             "upstream.ca_file",
         ),
     ] {

@@ -23,17 +23,18 @@ const DROPPED: &str = "workspace_gateway_log_lines_dropped_total ";
 const DROPPED_MESSAGE: &str = "log lines were dropped";
 
 /// A `serve` process with another log target. The test chooses its sockets, so it need not read the log.
-struct Gateway {
+pub struct Gateway {
     child: Child,
     proxy: String,
-    metrics: String,
-    http: Http,
+    pub metrics: String,
+    pub admin: String,
+    pub http: Http,
     _simulator: Simulator,
 }
 
 impl Gateway {
     /// Starts a gateway and waits until it answers.
-    async fn start(name: &str, log: impl Into<Stdio>) -> Self {
+    pub async fn start(name: &str, log: impl Into<Stdio>) -> Self {
         Self::start_with(name, log, "").await
     }
 
@@ -42,8 +43,8 @@ impl Gateway {
         let simulator = Simulator::start().await.unwrap();
         let file = folder(name).join("config.toml");
         std::fs::write(&file, "[log]\nformat = \"json\"\n").unwrap();
-        let [proxy, metrics] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let mut command = serve_inheriting(&[("proxy", &proxy), ("metrics", &metrics)]);
+        let [proxy, metrics, admin] = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let mut command = serve_inheriting(&[("proxy", &proxy), ("metrics", &metrics), ("admin", &admin)]);
         command.arg("--config").arg(file).args(["--workspace-url", &simulator.url(Service::Workspace)]);
         command.args(["--appstream-url", &simulator.url(Service::AppStream)]);
         if !variable.is_empty() {
@@ -51,8 +52,8 @@ impl Gateway {
         }
         let child = command.stderr(log).kill_on_drop(true).spawn().unwrap();
         let url = |socket: &TcpListener| format!("http://{}", socket.local_addr().unwrap());
-        let (proxy, metrics, http) = (url(&proxy), url(&metrics), Http::new());
-        let gateway = Self { child, proxy, metrics, http, _simulator: simulator };
+        let [proxy, metrics, admin] = [proxy, metrics, admin].each_ref().map(url);
+        let gateway = Self { child, proxy, metrics, admin, http: Http::new(), _simulator: simulator };
         gateway.assert_answers().await;
         gateway
     }
@@ -79,7 +80,7 @@ impl Gateway {
     }
 
     /// Sends requests until log lines are dropped.
-    async fn overflow(&self) {
+    pub async fn overflow(&self) {
         within(async {
             while self.dropped().await == 0 {
                 self.log_lines(200).await;

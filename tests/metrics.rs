@@ -98,7 +98,7 @@ async fn every_help_text_says_what_a_rise_means() {
     let page = world.http.get(&world.metrics_url("/metrics")).await;
     let families: Vec<_> =
         page.text().lines().filter_map(|line| line.strip_prefix("# HELP workspace_gateway_")).collect();
-    assert_eq!(families.len(), 68);
+    assert_eq!(families.len(), 69);
     for family in families.iter().filter(|family| !family.starts_with("build_info")) {
         let is_explained =
             ["rise", "More", "Near", "nobody asked", "Anything but"].iter().any(|word| family.contains(word));

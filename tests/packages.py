@@ -217,11 +217,11 @@ def check_rpm(rpm, files):
 
     # Each system has its own folder for zsh.
     expected = {path.replace("/zsh/vendor-completions/", "/zsh/site-functions/") for path in files}
-    licence, copyright = f"/usr/share/licenses/{NAME}/LICENSE", f"/usr/share/doc/{NAME}/copyright"
+    license, copyright = f"/usr/share/licenses/{NAME}/LICENSE", f"/usr/share/doc/{NAME}/copyright"
     modes = [line.split(" ", 1) for line in query("--queryformat", "[%{FILEMODES:perms} %{FILENAMES}\n]").splitlines()]
     listed = {path for mode, path in modes if not mode.startswith("d")}
     different = listed ^ expected
-    expect("the .rpm has the files of the .deb, and its own licence", different == {licence, copyright}, different)
+    expect("the .rpm has the files of the .deb, and its own license", different == {license, copyright}, different)
     configuration = set(query("--configfiles").splitlines())
     expect("it has the same configuration files", configuration == {path for path in files if path.startswith("/etc/")})
     needed = [line for line in query("--requires").splitlines() if not re.match(r"rpmlib\(|/bin/sh$", line)]

@@ -3,11 +3,23 @@
 //! They need Debian's chromium and the modules that `npm ci` installs for `tests/page`. Without them, these tests print that
 //! they are skipped. In CI they fail.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::tls::Authority;
+use crate::tls_listener::Files;
+
 const VARIABLE: &str = "WORKSPACE_GATEWAY_TEST_PAGE_MODULES";
+
+/// A folder with an expired certificate for localhost, its key and its authority.
+fn expired_certificate(name: &OsStr) -> PathBuf {
+    let (files, authority) = (Files::new(&format!("page-{}", name.display())), Authority::new());
+    files.write(&authority.issue_until_year("localhost", 2024));
+    std::fs::write(files.0.join("ca.pem"), authority.pem()).unwrap();
+    files.0
+}
 
 /// Runs the tests of one file of `tests/page`.
 fn run(file: &str) {
@@ -24,8 +36,9 @@ fn run(file: &str) {
     };
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page").join(file);
     let mut command = Command::new("node");
-    command.arg("--test").arg(file).env(VARIABLE, std::path::absolute(modules).unwrap());
+    command.arg("--test").arg(&file).env(VARIABLE, std::path::absolute(modules).unwrap());
     command.env("WORKSPACE_GATEWAY_TEST_PROGRAM", env!("CARGO_BIN_EXE_workspace-gateway"));
+    command.env("WORKSPACE_GATEWAY_TEST_EXPIRED", expired_certificate(file.file_stem().unwrap()));
     // Neither the proxies nor the gateway settings of the environment may affect the test.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_lowercase();
@@ -49,6 +62,11 @@ fn the_page_shows_what_the_server_reports() {
 #[test]
 fn the_page_is_readable_in_both_themes_and_on_a_phone() {
     run("look.test.mjs");
+}
+
+#[test]
+fn the_page_names_the_cause_of_each_bad_day() {
+    run("days.test.mjs");
 }
 
 #[test]

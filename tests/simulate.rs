@@ -82,7 +82,8 @@ async fn the_printed_lines_lead_to_a_first_hit() {
     assert!(first.header("cache-status").contains("stored"), "{:?}", first.headers());
     let second = send(&curl, &gateway.proxy).await;
     assert!(second.header("cache-status").contains("; hit;"), "{:?}", second.headers());
-    let call = simulate.line(" s  GET ").await;
+    let call = simulate.line("  GET ").await;
+    assert!(call.contains(" s  200 after ") && call.contains(" ms  GET "), "{call}");
     assert!(call.ends_with("/v2/00000000000000000000000000000001/products?limit=2"), "{call}");
 
     // Workspace Application is on the same address.
@@ -105,6 +106,10 @@ async fn faults_begin_and_end() {
     ] {
         let mut simulate = Simulate::start(faults);
         assert_eq!(first_status(&mut simulate).await, during, "{faults:?}");
+        if !faults.contains(&"--refuse") && !faults.contains(&"--truncate") {
+            let status = during.map_or("no response".to_owned(), |status| status.as_str().to_owned());
+            simulate.line(&format!(" s  {status} after ")).await;
+        }
         assert_eq!(simulate.stop("INT").await, Some(0));
 
         let mut simulate = Simulate::start(&[faults, &["--for", "1ms"]].concat());
@@ -146,6 +151,8 @@ fn wrong_flags_are_refused_with_what_is_allowed() {
         (&["--share", "20", "--reset"], 2, "expected a part from 1% to 100%"),
         (&["--share", "20%"], 2, "--status <STATUS>|--reset|--refuse"),
         (&["--status", "503", "--refuse"], 2, "cannot be used with"),
+        (&["--after", "5s"], 2, "--latency <DURATION>|--status <STATUS>|--reset|--refuse|--truncate|--quota"),
+        (&["--for", "5s", "--change-every", "1m"], 2, "--latency <DURATION>|--status <STATUS>"),
         (&["--quota", "10"], 2, "expected a number of calls and a duration, such as 10/1m"),
         (&["--listen", "8070"], 2, "expected an IP address and a port"),
         (&["--listen", &address], 1, "cannot listen on"),

@@ -33,6 +33,8 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Machine {
     folder: PathBuf,
     clock: ManualClock,
+    /// Further settings.
+    settings: &'static str,
 }
 
 /// A gateway, and the calls to its upstream.
@@ -43,7 +45,7 @@ struct Bench {
 
 impl Machine {
     fn new(name: &str) -> Self {
-        Self { folder: folder(&format!("snapshot-{name}")), clock: ManualClock::of_boot([1; 16]) }
+        Self { folder: folder(&format!("snapshot-{name}")), clock: ManualClock::of_boot([1; 16]), settings: "" }
     }
 
     fn file(&self) -> PathBuf {
@@ -53,8 +55,9 @@ impl Machine {
     fn config(&self) -> Config {
         let settings = format!(
             "[cache]\nttl = \"5m\"\nttl_jitter = \"0%\"\nstale_while_revalidate = \"0s\"\nstale_if_error = \"4h\"\n\
-             snapshot = {:?}\n[grants]\nrenew_ahead = \"0s\"",
-            self.file()
+             snapshot = {:?}\n[grants]\nrenew_ahead = \"0s\"\n{}",
+            self.file(),
+            self.settings
         );
         config("http://127.0.0.1:1", "http://127.0.0.1:1", &settings)
     }
@@ -320,6 +323,47 @@ async fn a_stranger_cannot_remove_the_snapshot() {
     bench.fetch("stranger", LIST, DENIAL).await;
     sleep(11 * SECOND).await;
     assert_eq!(id(&machine.file()), before);
+    keeping.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn if_the_table_of_grants_is_full_only_its_callers_can_remove_the_snapshot() {
+    let machine = Machine { settings: "max_grants = 2", ..Machine::new("full") };
+    let mut bench = machine.start_with(Clock::System).await;
+    let keeping = tokio::spawn(Arc::clone(&bench.gateway).keep_snapshot());
+    let file = machine.file();
+    bench.fetch("one", LIST, GOOD).await;
+    until_other(&file, &None, 70).await;
+    for token in ["two", "three"] {
+        bench.fetch(token, LIST, GOOD).await;
+    }
+    let before = id(&file);
+    for token in ["invented", "invented, too", "invented again"] {
+        bench.fetch(token, LIST, DENIAL).await;
+        sleep(3 * SECOND).await;
+        assert!(before.is_some() && id(&file) == before, "{token}");
+    }
+    // Its grant was removed from the table, but the file has its proof.
+    bench.fetch("one", PROOF, DENIAL).await;
+    until_other(&file, &before, 11).await;
+    keeping.abort();
+    let mut next = machine.start_with(Clock::System).await;
+    assert_eq!(next.fetch("one", LIST, OUTAGE).await.status(), OUTAGE.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denial_of_a_caller_whose_proof_could_not_be_restored_removes_the_snapshot() {
+    const ZONES: &str = "[[operation]]\nname = \"Zones\"\npath = \"/v2/{project_id}/zones\"\nbody = \"none\"";
+    let mut machine = Machine { settings: ZONES, ..Machine::new("unrestored") };
+    let mut bench = machine.start_with(Clock::System).await;
+    bench.fetch("one", "/v2/PROJECT/zones", GOOD).await;
+    bench.gateway.end_snapshot().await;
+    machine.settings = "";
+    let mut bench = machine.start_with(Clock::System).await;
+    let keeping = tokio::spawn(Arc::clone(&bench.gateway).keep_snapshot());
+    bench.fetch("one", LIST, DENIAL).await;
+    sleep(SECOND).await;
+    assert!(!machine.file().exists());
     keeping.abort();
 }
 

@@ -15,6 +15,7 @@ mod admin;
 mod admin_attacks;
 mod admin_status;
 mod attacks;
+mod bad_days;
 mod budget;
 mod bypass;
 mod cache_status;

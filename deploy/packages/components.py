@@ -2,7 +2,7 @@
 """Completes what a release says of the parts of the program: deploy/packages/components.py BILL NOTICES
 
 BILL is the bill of materials that cargo-cyclonedx made. It gets the C library, which is linked statically, and loses
-the path of the folder of the build. NOTICES is written: the licences of all parts, as their authors ask for.
+the path of the folder of the build. NOTICES is written: the licenses of all parts, as their authors ask for.
 """
 
 import collections
@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-LICENCE = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense)", re.I)
+LICENSE = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense)", re.I)
 
 
 def output(*command):
@@ -31,13 +31,13 @@ def main():
     for crate in bill["components"]:
         name, version = crate["name"], crate["version"]
         files = sorted(pathlib.Path(manifests[name, version]).parent.iterdir())
-        licences = [path for path in files if path.is_file() and LICENCE.match(path.name)]
-        texts = [path.read_text(errors="replace").strip() for path in licences]
+        licenses = [path for path in files if path.is_file() and LICENSE.match(path.name)]
+        texts = [path.read_text(errors="replace").strip() for path in licenses]
         [declared] = crate["licenses"]
         declared = declared.get("expression") or declared["license"].get("id") or declared["license"]["name"]
         # Some crates have no file. What they declare is then all that there is.
-        for licence in texts or [f"License: {declared}"]:
-            parts[licence].append(f"{name} {version}")
+        for license in texts or [f"License: {declared}"]:
+            parts[license].append(f"{name} {version}")
 
     # Of this machine's architecture. That of the other one has the same version, or apt would not install it.
     package = "libc6-dev:" + output("dpkg", "--print-architecture").strip()
@@ -49,7 +49,7 @@ def main():
     bill_path.write_text(json.dumps(bill, indent=2) + "\n")
 
     line = "-" * 80
-    sections = [f"{line}\n{', '.join(names)}\n{line}\n\n{licence}\n" for licence, names in parts.items()]
+    sections = [f"{line}\n{', '.join(names)}\n{line}\n\n{license}\n" for license, names in parts.items()]
     about = "The program contains these parts, and Rust's standard library (MIT OR Apache-2.0), in binary form.\n"
     notices_path.write_text("\n".join([about, *sections]))
 

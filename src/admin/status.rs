@@ -301,7 +301,7 @@ fn condition(known: Condition, now: Instant) -> ConditionSummary {
     ConditionSummary {
         cause: known.cause.into_str(),
         severity: known.severity.into_str(),
-        service: known.service,
+        service: known.service.map(Service::as_str),
         what: known.what,
         advice: known.advice,
         since_seconds: known.since.map(|since| now.saturating_duration_since(since).as_secs_f64()),

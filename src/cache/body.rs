@@ -10,7 +10,7 @@ use crate::catalogue::BodyCheck;
 
 /// Reads the body once, to its end, so that a truncated body cannot pass. The whole body must be UTF-8 (RFC 8259 §8.1):
 /// the parser does not check the strings that it skips.
-pub(super) fn check(body: &[u8], check: &BodyCheck) -> Result<(), Unstorable> {
+pub fn check(body: &[u8], check: &BodyCheck) -> Result<(), Unstorable> {
     let field = match check {
         BodyCheck::None => return Ok(()),
         BodyCheck::Json => None,

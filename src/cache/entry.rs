@@ -17,9 +17,9 @@ use super::lifetime;
 use super::link::Link;
 use super::staleness::AnswerCounters;
 use crate::budget::{Budget, Charge, Purpose};
-use crate::request::condition::{self, Validator};
 use crate::request::copied;
 use crate::request::digest::ShortDigest;
+use crate::request::precondition::{self, Validator};
 
 /// A 304 has no body, so these headers of a 304 are ignored.
 const BODY_HEADERS: [HeaderName; 5] =
@@ -147,7 +147,7 @@ impl EntryBuilder {
         let Self { status, head, body, freshness_info, sent_by, key, validator, must_be_private } = self;
         debug_assert!(is_private || !must_be_private, "fields reserved for one caller must not be shared");
         let all: Vec<_> = if is_private { head.iter().collect() } else { shareable(&head).collect() };
-        let (first, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| condition::is_in_304(name));
+        let (first, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| precondition::is_in_304(name));
         let of_304 = first.len();
         let mut head: HeaderMap =
             first.into_iter().chain(rest).map(|(name, value)| (name.clone(), value.clone())).collect();

@@ -266,8 +266,8 @@ impl Grants {
         let tables = GrantTables {
             settings,
             first_renewal: settings.first_renewal(),
-            grants: LruMap::new(settings.max_grants),
-            caller_services: LruMap::new(settings.max_grants),
+            grants: LruMap::new(settings.max_grants).tracking_removals(),
+            caller_services: LruMap::new(settings.max_grants).tracking_removals(),
             stored_denials: LruMap::new(MAX_REFUSALS),
             calls: HashMap::default(),
             service_calls: HashMap::default(),
@@ -337,12 +337,14 @@ impl Grants {
         pending_grant
     }
 
-    /// Must be called at the end of each denial. `had_grants`: whether the denial ended a grant. If grants have been removed
-    /// because there was no room, this caller may have had one: a snapshot, or a remembered look-up, may still know it.
-    fn record_denial(&self, had_grants: bool, tables: MutexGuard<'_, GrantTables>) {
-        let has_removed = tables.grants.has_removed() || tables.caller_services.has_removed();
-        drop(tables);
-        if had_grants || has_removed {
+    /// Must be called at the end of each denial. `is_revocation`: whether the denial ended a grant, or may concern one that
+    /// was removed because there was no room: a snapshot, or a remembered look-up, may still know that.
+    fn record_denial(&self, is_revocation: bool, mut tables: MutexGuard<'_, GrantTables>) {
+        if is_revocation {
+            // It ends everything that may still know of an earlier removal. While the lock is held, so that the next denial
+            // does not come between.
+            tables.grants.forget_removals();
+            tables.caller_services.forget_removals();
             self.revocations.add();
         }
     }

@@ -17,7 +17,7 @@ use crate::request::directives::{self, Directives};
 const RESOLUTION: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ResponseTimes {
+pub struct ResponseTimes {
     /// When the request was sent.
     pub sent: Instant,
     /// When the response was complete.
@@ -28,7 +28,7 @@ pub(crate) struct ResponseTimes {
 
 /// Whether upstream forbids to share a response or to use it again without validation. True if the directives cannot be
 /// parsed.
-pub(crate) fn forbids_storing(headers: &HeaderMap) -> bool {
+pub fn forbids_storing(headers: &HeaderMap) -> bool {
     reserved_fields(headers).is_none_or(|fields| !fields.is_empty())
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn age(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The freshness information of a response that may be stored.
-pub(crate) fn freshness_info(headers: &HeaderMap, times: ResponseTimes, configured: Lifetime) -> FreshnessInfo {
+pub fn freshness_info(headers: &HeaderMap, times: ResponseTimes, configured: Lifetime) -> FreshnessInfo {
     let given_age = age(headers).unwrap_or_default();
     let unreadable = FreshnessInfo { sent: times.sent, initial_age: given_age, lifetime: Lifetime::default() };
     let Ok(directives) = Directives::read(headers) else { return unreadable };

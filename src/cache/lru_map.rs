@@ -6,10 +6,14 @@
 //!
 //! All entries can be visited in steps ([`LruMap::visit_some`]), so that the caller can release its lock after each
 //! step.
+//!
+//! A map can track which keys it has removed for lack of room ([`LruMap::tracking_removals`]).
 
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use indexmap::IndexMap;
+
+use crate::random::HashMap;
 
 pub(crate) struct LruMap<K, V, S = RandomState> {
     young: IndexMap<K, V, S>,
@@ -17,7 +21,33 @@ pub(crate) struct LruMap<K, V, S = RandomState> {
     half: usize,
     /// The number of times that the young generation has become the old one.
     turns: u64,
-    is_resized: bool,
+    /// `None` if removals are not tracked.
+    removed: Option<RemovedKeys>,
+}
+
+/// The keys that were removed for lack of room. Keys that the owner of the map removes do not count.
+#[derive(Default)]
+struct RemovedKeys {
+    /// Hashes of the keys. At most as many as the map may have keys.
+    hashes: HashMap<u64, ()>,
+    /// Whether there were more, so that any key may be one of them.
+    are_too_many: bool,
+}
+
+impl RemovedKeys {
+    fn hash(&self, key: &impl Hash) -> u64 {
+        self.hashes.hasher().hash_one(key)
+    }
+
+    fn add<'k, K: Hash + 'k>(&mut self, keys: impl ExactSizeIterator<Item = &'k K>, capacity: usize) {
+        if self.are_too_many || self.hashes.len() + keys.len() > capacity {
+            *self = Self { hashes: HashMap::default(), are_too_many: true };
+            return;
+        }
+        for key in keys {
+            self.hashes.insert(self.hash(key), ());
+        }
+    }
 }
 
 /// What remains to be visited: the entries below these positions in each generation.
@@ -31,20 +61,24 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> LruMap<K, V, S> {
     /// A map for at most `capacity` keys. The capacity is rounded up to an even number, and is at least 2.
     pub(crate) fn new(capacity: usize) -> Self {
         let half = capacity.div_ceil(2).max(1);
-        Self { young: IndexMap::default(), old: IndexMap::default(), half, turns: 0, is_resized: false }
+        Self { young: IndexMap::default(), old: IndexMap::default(), half, turns: 0, removed: None }
+    }
+
+    /// From now on, [`Self::may_have_removed`] knows which keys are removed.
+    pub(super) fn tracking_removals(self) -> Self {
+        Self { removed: Some(RemovedKeys::default()), ..self }
     }
 
     /// Changes the capacity. If there are more keys, arbitrary ones are removed.
-    pub(super) fn resize(&mut self, capacity: usize) {
+    pub(super) fn resize(&mut self, capacity: usize)
+    where
+        S: Clone,
+    {
+        let old_capacity = 2 * self.half;
         self.half = capacity.div_ceil(2).max(1);
-        self.is_resized = true;
         for keys in [&mut self.young, &mut self.old] {
-            let mut room = self.half;
-            keys.retain(|_, _| {
-                let stays = room > 0;
-                room = room.saturating_sub(1);
-                stays
-            });
+            let excess = keys.split_off(self.half.min(keys.len()));
+            self.removed.iter_mut().for_each(|removed| removed.add(excess.keys(), old_capacity));
         }
     }
 
@@ -71,7 +105,8 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> LruMap<K, V, S> {
     pub(crate) fn insert(&mut self, key: K, value: V) -> &mut V {
         self.old.swap_remove(&key);
         if self.young.len() >= self.half && !self.young.contains_key(&key) {
-            self.old = std::mem::take(&mut self.young);
+            let oldest = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+            self.removed.iter_mut().for_each(|removed| removed.add(oldest.keys(), 2 * self.half));
             self.turns += 1;
         }
         self.young.entry(key).insert_entry(value).into_mut()
@@ -95,9 +130,19 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> LruMap<K, V, S> {
         self.young.values_mut().chain(self.old.values_mut())
     }
 
-    /// Whether entries may have been removed because there was no room.
-    pub(super) fn has_removed(&self) -> bool {
-        self.turns > 0 || self.is_resized
+    /// Whether the key may have been removed because there was no room, since [`Self::forget_removals`].
+    pub(super) fn may_have_removed(&self, key: &K) -> bool {
+        let is_one = |removed: &RemovedKeys| removed.are_too_many || removed.hashes.contains_key(&removed.hash(key));
+        self.removed.as_ref().is_some_and(is_one)
+    }
+
+    /// From now on, any key may have been removed.
+    pub(super) fn lose_track(&mut self) {
+        self.removed = Some(RemovedKeys { hashes: HashMap::default(), are_too_many: true });
+    }
+
+    pub(super) fn forget_removals(&mut self) {
+        self.removed.iter_mut().for_each(|removed| *removed = RemovedKeys::default());
     }
 
     /// All entries that are present now, for [`Self::visit_some`].
@@ -134,6 +179,8 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> LruMap<K, V, S> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -159,6 +206,26 @@ mod tests {
         map.resize(100);
         (10..50).for_each(|key| _ = map.insert(key, ()));
         assert_eq!(map.iter().count(), 44);
+    }
+
+    #[test]
+    fn keys_that_were_removed_for_lack_of_room_are_tracked_until_they_are_forgotten() {
+        let mut map = LruMap::<_, _>::new(10).tracking_removals();
+        let removed = |map: &LruMap<i32, ()>| (-5..100).filter(|key| map.may_have_removed(key)).collect::<Vec<_>>();
+        (0..11).for_each(|key| _ = map.insert(key, ()));
+        assert_eq!(removed(&map), (0..5).collect::<Vec<_>>());
+        map.remove(&6);
+        map.resize(4);
+        assert_eq!(map.iter().map(|(key, ())| *key).chain(removed(&map)).chain([6]).collect::<HashSet<_>>().len(), 11);
+        assert!(!map.may_have_removed(&6), "the owner has removed it");
+        map.forget_removals();
+        assert!(removed(&map).is_empty());
+        (20..32).for_each(|key| _ = map.insert(key, ()));
+        assert!(map.may_have_removed(&-5), "they are too many to be tracked");
+        map.forget_removals();
+        assert!(removed(&map).is_empty());
+        map.lose_track();
+        assert!(map.may_have_removed(&-5));
     }
 
     /// The keys that are visited in steps of three, sorted. `change` is called after each step.

@@ -5,7 +5,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod backoffs;
-mod body;
+pub(crate) mod body;
 mod cache_key;
 pub(crate) mod divergence;
 pub(crate) mod entry;

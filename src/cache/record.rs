@@ -14,8 +14,8 @@ use super::entry::{Entry, EntryBuilder};
 use super::freshness::{FreshnessInfo, Lifetime};
 use crate::catalogue::Catalogue;
 use crate::request::caller::Caller;
-use crate::request::condition::Validator;
 use crate::request::key::{RequestKey, Scope};
+use crate::request::precondition::Validator;
 
 /// The version of the format. Increase it when a field, the canonical query or a rule for sharing changes.
 const VERSION: u8 = 2;

@@ -1,5 +1,6 @@
 //! Counts the events after which older state must not be shown any more: purges, invalidations, scopes that become
-//! private, and denials of callers with a grant. A snapshot from before such an event must not be read by a later process.
+//! private, and denials of callers that have a grant, or whose grant was removed for lack of room. A snapshot from before
+//! such an event must not be read by a later process.
 //! A remembered look-up ends with such an event, too.
 
 use std::sync::atomic::{AtomicU64, Ordering};

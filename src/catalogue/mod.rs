@@ -21,8 +21,8 @@ use http::uri::{Authority, Scheme, Uri};
 
 pub use adaptive_ttl::AdaptiveTtl;
 use operation::Generation;
-pub(crate) use operation::{BodyCheck, DEFAULT_TTL, Parameter, is_built_in};
-pub use operation::{Forwarded, Operation, Sharing};
+pub use operation::{BodyCheck, Forwarded, Operation, Sharing};
+pub(crate) use operation::{DEFAULT_TTL, Parameter, is_built_in};
 pub use quota::{ConfiguredQuota, Quota, QuotaPolicy};
 pub(crate) use template::{PathMatch, Template};
 use template::{Relation, Split};

@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let line = Line::parse_from(["serve"].iter().chain(arguments));
+        let line = Line::try_parse_from(["serve"].iter().chain(arguments)).unwrap();
         let find = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
         line.settings.source(find)?.load()
     }
@@ -245,6 +245,14 @@ mod tests {
         assert!(load(&["--region", "r"], &[("WORKSPACE_GATEWAY_MODE", "")]).is_ok());
         let error = load(&["--region", "r"], &[("WORKSPACE_GATEWAY_MODE", "off")]).unwrap_err().to_string();
         assert!(error.starts_with("WORKSPACE_GATEWAY_MODE: mode: ") && error.contains("\"off\""), "{error}");
+    }
+
+    #[test]
+    fn what_a_flag_or_variable_cannot_have_is_not_offered() {
+        for (arguments, variables) in [(&["--ttl", "5"][..], &[][..]), (&[], &[("WORKSPACE_GATEWAY_TTL", "5")])] {
+            let error = load(&[&["--region", "r"], arguments].concat(), variables).unwrap_err().to_string();
+            assert!(error.contains("expected a duration from 1ms") && !error.contains("table"), "{error}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use http::StatusCode;
 use humantime::format_duration;
 
@@ -20,7 +20,7 @@ use crate::catalogue::{Quota, QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::config::names::Address;
 use crate::config::units::{Span, Window};
-use crate::simulator::{ChangeUnit, EnforcedQuota, IssuedKey, QuotaWindow, Simulator};
+use crate::simulator::{ChangeUnit, EndedRequest, EnforcedQuota, IssuedKey, QuotaWindow, Simulator};
 
 /// The project of the simulated lists.
 pub(super) const PROJECT: &str = "00000000000000000000000000000001";
@@ -45,37 +45,37 @@ pub(super) struct Simulation {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Faults")]
+#[command(next_help_heading = "Faults", group = ArgGroup::new("fault").multiple(true))]
 struct Faults {
     /// Send each response after this time. With 1h, upstream hangs.
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", group = "fault")]
     latency: Option<Span>,
     /// Answer with this status, from 400 to 599.
-    #[arg(long, value_name = "STATUS", group = "failure", value_parser = status)]
+    #[arg(long, value_name = "STATUS", groups = ["failure", "fault"], value_parser = status)]
     status: Option<StatusCode>,
     /// Send this Retry-After with --status, in seconds.
     #[arg(long, value_name = "SECONDS", requires = "status")]
     retry_after: Option<u32>,
     /// Close connections without a response.
-    #[arg(long, group = "failure")]
+    #[arg(long, groups = ["failure", "fault"])]
     reset: bool,
     /// Refuse connections.
-    #[arg(long, group = "failure")]
+    #[arg(long, groups = ["failure", "fault"])]
     refuse: bool,
     /// Only this part of the requests gets --status or --reset, such as 20%.
     #[arg(long, value_name = "PERCENT", requires = "failure", conflicts_with = "refuse", value_parser = percent)]
     share: Option<u8>,
     /// Cut lists off in the middle.
-    #[arg(long)]
+    #[arg(long, group = "fault")]
     truncate: bool,
     /// Accept only so many calls in a window, such as 10/1m, and answer further ones 429.
-    #[arg(long, value_name = "CALLS/WINDOW", value_parser = quota)]
+    #[arg(long, value_name = "CALLS/WINDOW", group = "fault", value_parser = quota)]
     quota: Option<Quota>,
     /// The faults begin after this time.
-    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    #[arg(long, value_name = "DURATION", default_value = "0s", requires = "fault")]
     after: Window,
     /// The faults end after this time. Default: never.
-    #[arg(long = "for", value_name = "DURATION")]
+    #[arg(long = "for", value_name = "DURATION", requires = "fault")]
     lasting: Option<Span>,
 }
 
@@ -191,16 +191,20 @@ async fn inject(faults: &Faults, simulator: &Simulator) -> io::Error {
     std::future::pending().await
 }
 
-/// Prints each request. Never ends.
+/// Prints each request when it has ended. Never ends.
 async fn show_requests(simulator: &Simulator) {
     let start = Clock::System.timer_now();
     loop {
-        simulator.wait_for_requests(1).await;
+        let ended = simulator.ended_requests().await;
+        // Nobody reads them, and each has a credential.
+        simulator.forget_requests();
         let elapsed = Clock::System.timer_now().saturating_duration_since(start).as_secs_f64();
         let mut lines = String::new();
-        for request in simulator.take_requests() {
-            let target: String = request.target.escape_debug().take(MAX_SHOWN).collect();
-            let _ = writeln!(lines, "{elapsed:8.1} s  {} {target}", request.method);
+        for EndedRequest { method, target, status, duration } in ended {
+            let target: String = target.escape_debug().take(MAX_SHOWN).collect();
+            let status = status.map_or_else(|| "no response".to_owned(), |status| status.as_str().to_owned());
+            let milliseconds = duration.as_secs_f64() * 1000.0;
+            let _ = writeln!(lines, "{elapsed:8.1} s  {status} after {milliseconds:.1} ms  {method} {target}");
         }
         say(lines.trim_end());
     }
@@ -235,7 +239,7 @@ secret {KEY_SECRET}. The gateway must know the key. In step 1, set these variabl
   export WORKSPACE_GATEWAY_ACCESS_KEY_ID={KEY_ID} WORKSPACE_GATEWAY_ACCESS_KEY_SECRET={KEY_SECRET}
 
 `{program} simulate --help` lists faults. Token and key stay valid if you stop the simulator and start it again.
-Press Ctrl-C to stop. The calls of the gateway, with the time since the start:
+Press Ctrl-C to stop. The calls of the gateway, when they have ended, with the time since the start:
 "
     )
 }

@@ -170,11 +170,21 @@ fn unknown_region(config: &Config) -> Option<String> {
     let upstream = &config.settings.upstream;
     let is_used = upstream.workspace_url.is_none() || upstream.appstream_url.is_none();
     let region = config.settings.region.as_ref().filter(|_| is_used)?.to_string();
-    if REGIONS.contains(&region.as_str()) {
+    unknown_region_name(&region)
+}
+
+/// What is wrong with a region that is not known. A new one may be missing in the list.
+pub(super) fn unknown_region_name(region: &str) -> Option<String> {
+    if REGIONS.contains(&region) {
         return None;
     }
-    let nearest = REGIONS.into_iter().min_by_key(|known| strsim::damerau_levenshtein(known, &region))?;
+    let nearest = REGIONS.into_iter().min_by_key(|known| strsim::damerau_levenshtein(known, region))?;
     Some(format!("region: {region:?} is not a known region of Workspace; the nearest known one is {nearest:?}"))
+}
+
+/// The regions of Workspace that are known, for an error.
+pub(super) fn known_regions() -> String {
+    REGIONS.join(", ")
 }
 
 /// Rounded down.

@@ -8,7 +8,7 @@ use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::redact::redacted;
-use super::units::{Span, written_as_text};
+use super::units::{Allowed, Span, written_as_text};
 use crate::catalogue::{AdaptiveTtl, DEFAULT_TTL, Operation};
 
 /// How long a response is fresh where upstream gives no lifetime.
@@ -128,7 +128,9 @@ impl<'de> Deserialize<'de> for Ttl {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Ttl, E> {
-                text.parse().map(Ttl::Fixed).map_err(|_| E::invalid_value(Unexpected::Str(&redacted(text)), &self))
+                // It may come from a flag, which cannot have a table.
+                let wrong = |_| E::invalid_value(Unexpected::Str(&redacted(text)), &Span::ALLOWED);
+                text.parse().map(Ttl::Fixed).map_err(wrong)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Ttl, A::Error> {
@@ -221,7 +223,8 @@ mod tests {
         let table = "or a table such as { max_stale = \"1%\", min = \"30s\", max = \"1h\" }";
         for (ttl, expected) in [
             ("300", &["cache.ttl: invalid type: integer `300`, expected a duration from 1ms to a year", table][..]),
-            ("\"0s\"", &["cache.ttl: invalid value: string \"0s\", expected a duration", table]),
+            ("[]", &["cache.ttl: invalid type: sequence, expected a duration", table]),
+            ("\"0s\"", &["cache.ttl: invalid value: string \"0s\", expected a duration from 1ms to a year"]),
             ("{}", &["cache.ttl: missing field `max_stale`"]),
             ("{ max_stale = 1 }", &["cache.ttl.max_stale: ", "`1`", "more than 0% and at most 50%"]),
             ("{ max_stale = \"60%\" }", &["cache.ttl.max_stale: ", "\"60%\"", "more than 0% and at most 50%"]),

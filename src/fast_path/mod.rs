@@ -40,10 +40,10 @@ use crate::catalogue::Operation;
 use crate::clock::Clock;
 use crate::reply::body::Content;
 use crate::reply::compose;
-use crate::request::condition;
 use crate::request::decide::head_size;
 use crate::request::fingerprint::{Fingerprint, Fingerprints};
 use crate::request::id::RequestId;
+use crate::request::precondition;
 use crate::telemetry::callers::CallerCounts;
 use crate::telemetry::completed::Heading;
 use crate::telemetry::record::RequestRecord;
@@ -230,7 +230,7 @@ impl<L> FastPath<L> {
         let line = (remembered.heading.as_ref(), client, head.varying.traceparent());
         let counted = (&*remembered.operation, &remembered.series, entry.key());
         let mut record = RequestRecord::begin_hit(sinks, clock, request_id, line, counted, remembered.caller.as_ref());
-        let names = |list: &str| entry.head().get(ETAG).is_some_and(|tag| condition::lists(list.as_bytes(), tag));
+        let names = |list: &str| entry.head().get(ETAG).is_some_and(|tag| precondition::lists(list.as_bytes(), tag));
         let is_current = head.varying.if_none_match().is_some_and(names);
         record.set_status(if is_current { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
         Some(KnownHit { entry, now, is_current, record })

@@ -40,12 +40,12 @@ use crate::request::fingerprint::Fingerprints;
 use crate::request::hop::Via;
 use crate::request::id::RequestIds;
 use crate::sync::{Mutex, RwLock};
+use crate::telemetry::condition_tracker::ConditionTracker;
 use crate::telemetry::events::Events;
 use crate::telemetry::failures::Failures;
 use crate::telemetry::health::Healths;
 use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::noticed::Noticed;
 use crate::telemetry::sinks::Sinks;
 use crate::telemetry::sources::InUse;
 use crate::upstream::Upstream;
@@ -198,7 +198,7 @@ impl Gateway {
             failures: Failures::default(),
             healths: Healths::default(),
             history: Mutex::new(History::new(clock.now())),
-            noticed: Noticed::default(),
+            conditions: ConditionTracker::default(),
             started: clock.timer_now(),
             metrics: Arc::clone(&metrics),
             sinks: Arc::clone(&sinks),
@@ -301,6 +301,7 @@ impl Gateway {
             random,
         });
         gateway.watch_staleness();
+        gateway.watch_conditions();
         gateway.fetcher.set_quotas(&config.quotas);
         Ok(gateway)
     }

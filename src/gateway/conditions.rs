@@ -1,13 +1,15 @@
 //! Gathers the facts that say what is wrong now. What follows from them is decided in `telemetry/conditions.rs`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{ActiveConfig, Gateway};
 use crate::catalogue::Service;
 use crate::config::Mode;
 use crate::signing::AccessKey;
-use crate::telemetry::conditions::{Condition, Facts, FleetFacts, ServiceFacts, conditions};
-use crate::telemetry::events::Event;
+use crate::telemetry::condition_tracker::ConditionChange;
+use crate::telemetry::conditions::{Condition, ConditionFacts, FleetFacts, ServiceFacts, conditions};
+use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::logs;
 use crate::telemetry::series::Series;
 use crate::upstream::Failure;
@@ -19,26 +21,54 @@ const UPSTREAM_FAILURES: [Failure; 5] =
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl Gateway {
+    /// Has the metric of conditions filled in.
+    pub(super) fn watch_conditions(self: &Arc<Self>) {
+        let gateway = Arc::downgrade(self);
+        let conditions = move || gateway.upgrade().map(|gateway| gateway.conditions()).unwrap_or_default();
+        self.observer.metrics.watch_conditions(conditions);
+    }
+
+    /// Logs what has begun to be wrong and what has ended since the previous call.
+    pub fn log_conditions(&self) {
+        let conditions = self.conditions();
+        for change in self.observer.conditions.changes(&conditions, self.clock.now()) {
+            let (new_event, service) = match change {
+                ConditionChange::Begun(it) => {
+                    let what = format!("{}: {}", it.cause.into_str(), it.what);
+                    (NewEvent::new(Event::Condition, what), it.service)
+                }
+                ConditionChange::Ended { cause, service, after } => {
+                    let what = format!("{} has ended", cause.into_str());
+                    (NewEvent::new(Event::ConditionEnded, what).after(after, 1), service)
+                }
+            };
+            self.observer.record_event(match service {
+                None => new_event,
+                Some(service) => new_event.at(service),
+            });
+        }
+    }
+
     /// All that is wrong now, the worst first, each with the time since when it is so.
     pub(crate) fn conditions(&self) -> Vec<Condition> {
         let (now, observer, active) = (self.clock.now(), &self.observer, self.active());
         let history = observer.history.lock();
         let (last_minute, last_five_minutes) = (history.recent(MINUTE, now), history.recent(5 * MINUTE, now));
         drop(history);
-        let facts = Facts {
+        let facts = ConditionFacts {
             now,
             date: self.clock.date(),
             services: active.catalogue().services().map(|service| self.service_facts(&active, service, now)).collect(),
             is_bypassing: self.mode() == Mode::Bypass,
             is_memory_reached: self.budget.is_reached(),
             fleet: self.memory.fleet.as_ref().map(|fleet| FleetFacts {
-                state: fleet.state().into(),
+                state: fleet.state().describe(),
                 is_lost: !fleet.is_in_use(),
                 is_in_sync: fleet.sync().is_in_sync(now),
                 sync_age: fleet.sync_age(now),
             }),
             certificate_not_after: observer.metrics.certificate_not_after.get(),
-            refused_reload: observer.noticed.refused_reload(),
+            refused_reload: observer.conditions.refused_reload(),
             stalled_log: logs::is_stalled().then(logs::dropped),
             last_minute,
             last_five_minutes,
@@ -47,7 +77,7 @@ impl Gateway {
             private_scopes: self.memory.store.usage().private_scopes,
         };
         let mut found = conditions(&facts);
-        observer.noticed.complete(&mut found, now);
+        observer.conditions.complete(&mut found, now);
         found
     }
 
@@ -66,16 +96,12 @@ impl Gateway {
         };
         let is_refusal = |status: &str| status == "401" || status == "403";
         let is_accepted = |status: &str| status.starts_with(['2', '3']) || ["400", "404", "405"].contains(&status);
-        let throttled = observer.events.recent().into_iter().find(|row| {
-            // The latest come first.
-            row.event == Event::Throttled && row.service == Some(service)
-        });
         ServiceFacts {
-            name,
+            service,
             origin: active.catalogue().origin(service).to_string(),
             health: observer.health(service),
-            error: observer.noticed.call_error(service),
-            local_failure: observer.noticed.local_failure(service),
+            error: observer.conditions.call_error(service),
+            local_failure: observer.conditions.local_failure(service),
             accepted: calls(&is_accepted),
             refused: calls(&is_refusal),
             failed: calls(&|status| {
@@ -89,7 +115,7 @@ impl Gateway {
                 .filter(|(of, _)| *of == service)
                 .flat_map(|(_, states)| states)
                 .collect(),
-            throttled: throttled.map(|row| self.clock.date().duration_since(row.last).unwrap_or_default()),
+            throttled: observer.conditions.last_throttled(service),
         }
     }
 }

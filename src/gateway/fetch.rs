@@ -26,8 +26,8 @@ use crate::cache::flights::Leader;
 use crate::cache::grants::{PendingGrant, Proof};
 use crate::cache::lifetime::ResponseTimes;
 use crate::cache::store::{CacheKey, Epoch};
-use crate::request::condition::Validator;
 use crate::request::forwarded;
+use crate::request::precondition::Validator;
 use crate::telemetry::calls::UpstreamCall;
 use crate::telemetry::record::RequestRecord;
 use crate::upstream::client::FetchContext;
@@ -243,6 +243,9 @@ impl Gateway {
             if let Ok(UpstreamResponse::Complete(response)) = &result {
                 pacing::learn(&self.fetcher, &permit, response, catalogue, &self.observer, &self.clock);
                 if response.status() == StatusCode::TOO_MANY_REQUESTS {
+                    // Before a wait. The path of a caller without a proof may be invented.
+                    let scope = (class != Class::Unknown).then_some(request.lookup.key.scope());
+                    self.observer.throttled(service, response.status(), scope);
                     // The longer of what the known limits and the response ask for.
                     let asked = pacing::retry_after(response, &self.clock);
                     let held = self.fetcher.held_for(&request, class);

@@ -37,7 +37,7 @@ use crate::request::request_directives::RequestDirectives;
 use crate::signing::AccessKey;
 use crate::signing::ring::VerifiedRequest;
 use crate::telemetry::events::{Event, NewEvent};
-use crate::telemetry::metrics::KeepWarmResult;
+use crate::telemetry::outcome::KeepWarmResult;
 use crate::upstream::gate::{Class, GateClient};
 use crate::upstream::{UpstreamError, key_breaker};
 

@@ -20,12 +20,12 @@ use crate::request::key::Scope;
 use crate::request::rejection::Rejection;
 use crate::sync::Mutex;
 use crate::telemetry::callers::{CallerCounts, CallerRow};
+use crate::telemetry::condition_tracker::ConditionTracker;
 use crate::telemetry::events::{Event, Events, NewEvent};
 use crate::telemetry::failures::Failures;
 use crate::telemetry::health::{Health, HealthChange, Healths};
 use crate::telemetry::history::{History, Sample, Totals};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::noticed::Noticed;
 use crate::telemetry::sinks::Sinks;
 use crate::telemetry::tail::Tail;
 use crate::upstream::key_breaker::Suspended;
@@ -41,7 +41,7 @@ pub struct Observer {
     pub(super) failures: Failures,
     pub(super) healths: Healths,
     pub(super) history: Mutex<History>,
-    pub(super) noticed: Noticed,
+    pub(super) conditions: ConditionTracker,
     pub(super) started: Instant,
     pub(super) clock: Clock,
 }
@@ -105,16 +105,16 @@ impl Observer {
         }
         let (failure, now) = (error.failure(), self.clock.now());
         match failure {
-            Failure::Local => self.noticed.failed_here(service, error.to_string(), now),
+            Failure::Local => self.conditions.failed_here(service, error.to_string(), now),
             failure if failure.is_inside() => {}
-            _ => self.noticed.call_failed(service, error.to_string()),
+            _ => self.conditions.call_failed(service, error.to_string()),
         }
         self.failures.note((service, failure), request_id, error, now);
     }
 
     /// The configuration was read again and refused for this reason, or is valid.
-    pub(crate) fn reloaded(&self, refused: Option<String>) {
-        self.noticed.reload(refused, self.clock.now());
+    pub(crate) fn reloaded(&self, refused: Option<String>) -> bool {
+        self.conditions.reload(refused, self.clock.now())
     }
 
     /// Adds a sample to the history of the last hour.
@@ -143,6 +143,7 @@ impl Observer {
 
     /// Records that upstream throttles calls, by 429 or by 503 with `Retry-After`.
     pub(super) fn throttled(&self, service: Service, status: StatusCode, scope: Option<&Scope>) {
+        self.conditions.throttled(service, self.clock.now());
         let does = if status == StatusCode::TOO_MANY_REQUESTS { "throttles calls" } else { "asks to retry later" };
         let what = format!("{} {does}: {status}", service.as_str());
         self.record_event(NewEvent::new(Event::Throttled, what).in_scope(scope).at(service));

@@ -26,8 +26,8 @@ use crate::cache::store::{CacheKey, Epoch, PrivateExtent, PrivateName};
 use crate::cache::unstorable::Unstorable;
 use crate::catalogue::Operation;
 use crate::request::caller::X_AUTH_TOKEN;
-use crate::request::condition::Validator;
 use crate::request::key::Scope;
+use crate::request::precondition::Validator;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::upstream::{UpstreamError, client};
 
@@ -252,7 +252,8 @@ impl EndedCall<'_> {
             _ => (BackoffCause::Failure, backoff),
         };
         self.observer.metrics.backoff(cause);
-        if let (BackoffCause::Throttled | BackoffCause::Unavailable, Some((status, _))) = (cause, response) {
+        // The fetch has recorded a 429.
+        if let (BackoffCause::Unavailable, Some((status, _))) = (cause, response) {
             self.observer.throttled(scope.operation().service, status, Some(scope));
         }
         let (Memory { backoffs, hints, .. }, caller_scope) = (self.memory, &request.lookup.caller_scope);

@@ -211,6 +211,8 @@ struct Restorer<'m> {
     /// The scopes of proofs, by their paths and meanings. A file may have several meanings of a path, if the settings were
     /// changed. `None` for one that is not valid any more.
     scopes: HashMap<(String, [u8; 32]), Option<Scope>>,
+    /// Whether all proofs so far are usable.
+    is_complete: bool,
     restored: RestoredCounts,
 }
 
@@ -224,12 +226,15 @@ struct RestoredCounts {
 impl Restorer<'_> {
     /// Restores a record. `None` if it is none, or is not usable any more.
     fn add(&mut self, record: &[u8]) -> Option<()> {
-        let record = postcard::from_bytes(record).ok()?;
+        let record = postcard::from_bytes(record);
+        self.is_complete &= record.is_ok();
+        let record = record.ok()?;
         let Self { memory, catalogue, .. } = *self;
         if let Record::Written { version, at } = record {
-            let passed = at.until(&self.moment).filter(|_| version == VERSION)?;
-            self.written = self.now.checked_sub(passed);
-            return Some(());
+            let passed = at.until(&self.moment).filter(|_| version == VERSION);
+            self.written = passed.and_then(|passed| self.now.checked_sub(passed));
+            self.is_complete &= self.written.is_some();
+            return self.written.map(|_| ());
         }
         let written = self.written?;
         match record {
@@ -250,7 +255,9 @@ impl Restorer<'_> {
                         covers_until,
                     })
                 };
+                let expected = restored.len() + proofs.len();
                 restored.extend(proofs.into_iter().filter_map(proof));
+                self.is_complete &= restored.len() == expected;
             }
             Record::Entry(StoredRecord { owner, path, query, headers, record }) => {
                 let (operation, path_match) = catalogue.operation(path)?;
@@ -273,14 +280,20 @@ impl Restorer<'_> {
     }
 
     /// Restores the proofs. Returns what was restored, and how long ago the snapshot was written. `None` if there was
-    /// nothing.
-    fn finish(mut self) -> Option<(RestoredCounts, Duration)> {
-        let written = self.written?;
+    /// nothing. `was_read`: whether all of the snapshot was read.
+    fn finish(mut self, was_read: bool) -> Option<(RestoredCounts, Duration)> {
         let proofs = std::mem::take(&mut self.proofs);
         let count = proofs.len();
-        if self.memory.grants.restore(proofs, written) {
+        let written = self.written;
+        if written.is_some_and(|written| self.memory.grants.restore(proofs, written)) {
             self.restored.proofs = count;
+        } else {
+            self.is_complete &= count == 0;
         }
+        if !was_read || !self.is_complete {
+            self.memory.grants.lose_track();
+        }
+        let written = written?;
         Some((self.restored, self.now.saturating_duration_since(written)))
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use crate::cache::entry::Entry;
-use crate::request::condition::Validator;
+use crate::request::precondition::Validator;
 use crate::upstream::UpstreamError;
 use crate::upstream::key_breaker::SignatureOutcome;
 

@@ -15,7 +15,7 @@ use crate::cache::entry_fields::shareable;
 use crate::cache::miss::Miss;
 use crate::request::digest::ShortDigest;
 use crate::request::validate::ALLOWED_METHODS;
-use crate::request::{CACHE_STATUS, X_REQUEST_ID, condition};
+use crate::request::{CACHE_STATUS, X_REQUEST_ID, precondition};
 
 /// How the cache handled a request (RFC 9211).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +212,7 @@ pub(crate) fn set_request_id(headers: &mut HeaderMap, request_id: &str) {
 /// Replaces a 200 by a 304 if the client's conditional request names the current version. Other clients must never get
 /// a 304: some take it for an empty list.
 pub(crate) fn not_modified_if_current(response: Response<Content>, request_headers: &HeaderMap) -> Response<Content> {
-    if response.status() != StatusCode::OK || !condition::is_current(request_headers, response.headers()) {
+    if response.status() != StatusCode::OK || !precondition::is_current(request_headers, response.headers()) {
         return response;
     }
     not_modified(&response)
@@ -220,7 +220,7 @@ pub(crate) fn not_modified_if_current(response: Response<Content>, request_heade
 
 /// The 304 in place of a 200.
 pub(crate) fn not_modified(response: &Response<Content>) -> Response<Content> {
-    let headers = response.headers().iter().filter(|(name, _)| condition::is_in_304(name));
+    let headers = response.headers().iter().filter(|(name, _)| precondition::is_in_304(name));
     let mut not_modified = Response::new(Content::Buffered(None));
     *not_modified.headers_mut() = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
     *not_modified.status_mut() = StatusCode::NOT_MODIFIED;

@@ -4,7 +4,6 @@
 //! code. What these functions do not fully understand becomes a [`BypassReason`], never a guess.
 
 pub(crate) mod caller;
-pub(crate) mod condition;
 pub(crate) mod decide;
 pub(crate) mod digest;
 pub(crate) mod directives;
@@ -16,6 +15,7 @@ pub(crate) mod id;
 pub(crate) mod key;
 pub(crate) mod options;
 pub(crate) mod peer;
+pub(crate) mod precondition;
 pub(crate) mod query;
 pub(crate) mod rejection;
 pub(crate) mod request_directives;

@@ -333,14 +333,13 @@ impl Server {
     }
 }
 
-/// Takes the samples of the last hour, and logs pending repetitions of events and failures, which would otherwise only be
+/// Takes the samples of the last hour, logs what begins and ends to be wrong, and logs pending repetitions of events and failures, which would otherwise only be
 /// logged at the next event.
 async fn observe(gateway: Arc<Gateway>) {
     loop {
         tokio::time::sleep(SAMPLE_INTERVAL).await;
         gateway.observer().take_sample();
-        // So that it is known since when they last.
-        gateway.conditions();
+        gateway.log_conditions();
         gateway.observer().log_due();
     }
 }

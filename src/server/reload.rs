@@ -17,7 +17,7 @@ use crate::config::{Config, ConfigError, SettingsDiff};
 use crate::gateway::Gateway;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::logs;
-use crate::telemetry::metrics::Reload;
+use crate::telemetry::outcome::Reload;
 
 /// The keep-alive timeout of the internal listeners (metrics and admin), which have few places. It is longer than the
 /// interval in which the status page sends requests.
@@ -120,9 +120,14 @@ impl Reloading {
         };
         // Before the event, so that a reader of the event sees the new count.
         self.gateway.metrics().reload(result);
-        self.gateway.observer().reloaded(applied.as_ref().err().map(ReloadError::without_values));
+        let was_refused = self.gateway.observer().reloaded(applied.as_ref().err().map(ReloadError::without_values));
         match &applied {
-            Ok(changes) if changes.applied.is_empty() => {}
+            Ok(changes) if changes.applied.is_empty() => {
+                if was_refused {
+                    let what = "the configuration has no mistake any more, and no setting has changed";
+                    self.gateway.observer().record_event(NewEvent::new(Event::Reload, what));
+                }
+            }
             Ok(changes) => {
                 // A level that the operator has set at run time stays until the setting itself changes.
                 if changes.call_for(FollowUp::SetLogLevel) {

@@ -28,7 +28,7 @@ pub use binding::{Binding, RelayChanges};
 pub use canonical::{Payload, SignedTarget, canonical_request, string_to_sign};
 pub use date::{parse as parse_date, show as show_date};
 pub use key::{AccessKey, Projects};
-pub(crate) use repeated::RepeatedRequest;
+pub use repeated::RepeatedRequest;
 
 /// The only scheme that is verified and made here.
 pub const SCHEME: &str = "SDK-HMAC-SHA256";

@@ -17,7 +17,7 @@ use super::ring::{VerifiedRequest, is_near};
 use super::{AccessKey, SignedTarget, X_SDK_DATE, X_SECURITY_TOKEN, date};
 
 /// What verifies the same request with another date.
-pub(crate) struct RepeatedRequest {
+pub struct RepeatedRequest {
     key: Arc<AccessKey>,
     before_date: Context,
     /// The canonical request after the date, without the value of `X-Security-Token`, which is the key's.
@@ -34,7 +34,7 @@ impl fmt::Debug for RepeatedRequest {
 
 impl RepeatedRequest {
     /// `None` if the date is not signed, or another header after it.
-    pub(crate) fn of(
+    pub fn of(
         verified: &VerifiedRequest,
         method: &Method,
         target: SignedTarget<'_>,
@@ -68,7 +68,7 @@ impl RepeatedRequest {
 
     /// Whether the key has signed the request with this `X-Sdk-Date`, and the date is near enough. The rest of the request
     /// must be the same, the rest of `Authorization` included.
-    pub(crate) fn verify(&self, signature: &str, signed_at: &str, now: SystemTime) -> bool {
+    pub fn verify(&self, signature: &str, signed_at: &str, now: SystemTime) -> bool {
         if !date::parse(signed_at).is_some_and(|date| is_near(date, now)) {
             return false;
         }

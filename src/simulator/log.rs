@@ -1,10 +1,11 @@
-//! The log of received requests. Tests can wait until it has a number of them.
+//! The log of received requests, and that of ended ones. One can wait until a log has a number of them.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::time::Duration;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use tokio::sync::watch;
 
 use crate::catalogue::Service;
@@ -55,15 +56,32 @@ impl fmt::Debug for RecordedRequest {
     }
 }
 
-#[derive(Default)]
-pub(super) struct RequestLog {
-    requests: Mutex<VecDeque<RecordedRequest>>,
+/// A request that has a response, or will get none.
+#[derive(Clone, Debug)]
+pub struct EndedRequest {
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// `None` if the connection was closed without a response, by either side.
+    pub status: Option<StatusCode>,
+    /// From the head of the request to that of the response.
+    pub duration: Duration,
+}
+
+pub(super) struct RequestLog<T> {
+    requests: Mutex<VecDeque<T>>,
     /// Changed under the lock of `requests`, so that both agree.
     count: watch::Sender<usize>,
 }
 
-impl RequestLog {
-    pub(super) fn record(&self, request: RecordedRequest) {
+impl<T> Default for RequestLog<T> {
+    fn default() -> Self {
+        Self { requests: Mutex::default(), count: watch::Sender::default() }
+    }
+}
+
+impl<T: Clone> RequestLog<T> {
+    pub(super) fn record(&self, request: T) {
         let mut requests = self.requests.lock();
         if requests.len() == MAX_REQUESTS {
             requests.pop_front();
@@ -72,13 +90,13 @@ impl RequestLog {
         self.count.send_modify(|count| *count += 1);
     }
 
-    pub(super) fn take(&self) -> Vec<RecordedRequest> {
+    pub(super) fn take(&self) -> Vec<T> {
         let mut requests = self.requests.lock();
         self.count.send_replace(0);
         requests.drain(..).collect()
     }
 
-    pub(super) fn requests(&self) -> Vec<RecordedRequest> {
+    pub(super) fn requests(&self) -> Vec<T> {
         self.requests.lock().iter().cloned().collect()
     }
 

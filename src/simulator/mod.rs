@@ -11,7 +11,7 @@
 //! ```text
 //! listeners   start, shut down and restart         server    connections, and the path of a request
 //! behaviour   injected delays, failures, barriers  tokens    issued tokens and their states
-//! log         the requests that were received      keys      access keys and their signatures
+//! log         the received and the ended requests     keys      access keys and their signatures
 //! products    the generated catalogue              errors    error responses
 //! more_lists  availability zones and disks         list      filters, paging, the JSON body
 //! changes     when the catalogue changes           quotas   the limits, and what responses say of them
@@ -55,8 +55,8 @@ pub use changes::{ChangeUnit, Changes, History};
 pub use keys::IssuedKey;
 use keys::Keys;
 use listeners::Listeners;
-pub(crate) use log::RecordedRequest;
 use log::RequestLog;
+pub(crate) use log::{EndedRequest, RecordedRequest};
 pub use quotas::{
     DebugHeaders, EnforcedQuota, QuotaAnswers, QuotaCall, QuotaRecord, QuotaResult, QuotaState, QuotaVerdict,
     QuotaWindow, Quotas, RecordedCall, RefusalText,
@@ -116,6 +116,7 @@ impl Simulator {
             history: Mutex::default(),
             enforcement: Mutex::default(),
             log: RequestLog::default(),
+            ended: RequestLog::default(),
             ids: RequestIds::new(Random::System.key("request ids")?),
         });
         Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::default() }) })
@@ -410,12 +411,13 @@ impl Simulator {
 
     /// Clears the log and the count of requests.
     pub fn forget_requests(&self) {
-        drop(self.take_requests());
+        drop(self.shared.state.log.take());
     }
 
-    /// The same. Returns what was in the log.
-    pub fn take_requests(&self) -> Vec<RecordedRequest> {
-        self.shared.state.log.take()
+    /// Waits until a request has ended. Returns those that have ended since the last time, at most 10,000.
+    pub async fn ended_requests(&self) -> Vec<EndedRequest> {
+        self.shared.state.ended.wait_for_requests(1).await;
+        self.shared.state.ended.take()
     }
 }
 

@@ -195,7 +195,7 @@ fn apps() -> Vec<Product> {
     products.collect()
 }
 
-/// The products of Workspace for collaboration: rooms, charged by time, and user licences, charged once.
+/// The products of Workspace for collaboration: rooms, charged by time, and user licenses, charged once.
 fn sharers() -> Vec<Product> {
     let mut products = Vec::new();
     for size in [2, 4, 6, 8, 10, 15, 20, 30] {

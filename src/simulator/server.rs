@@ -26,7 +26,7 @@ use super::enforce::{self, Enforcement};
 use super::errors::{self, ErrorReply};
 use super::keys::{Keys, SignedRequest};
 use super::list::{self, ListContext};
-use super::log::{RecordedRequest, RequestLog};
+use super::log::{EndedRequest, RecordedRequest, RequestLog};
 use super::more_lists;
 use super::tokens::{Bearer, Tokens};
 use crate::catalogue::{Catalogue, Operation, Service};
@@ -58,7 +58,8 @@ pub(super) struct SimulatorState {
     pub(super) clock: Mutex<Clock>,
     pub(super) history: Mutex<History>,
     pub(super) enforcement: Mutex<Enforcement>,
-    pub(super) log: RequestLog,
+    pub(super) log: RequestLog<RecordedRequest>,
+    pub(super) ended: RequestLog<EndedRequest>,
     pub(super) ids: RequestIds,
 }
 
@@ -102,6 +103,23 @@ where
     let _ = connection.await;
 }
 
+/// A request in progress. When it is dropped, the request has ended.
+struct RequestInProgress<'s> {
+    state: &'s SimulatorState,
+    method: Method,
+    target: String,
+    status: Option<StatusCode>,
+    arrived: Instant,
+}
+
+impl Drop for RequestInProgress<'_> {
+    fn drop(&mut self) {
+        let (method, target) = (self.method.clone(), std::mem::take(&mut self.target));
+        let duration = self.state.now().saturating_duration_since(self.arrived);
+        self.state.ended.record(EndedRequest { method, target, status: self.status, duration });
+    }
+}
+
 /// The path of a request. An error closes the connection without a response.
 async fn handle(
     state: &SimulatorState,
@@ -113,6 +131,8 @@ async fn handle(
     // Looked up before the request is recorded: a barrier that a test raises when it sees this request is for the next
     // one.
     let recorded = recorded(service, &head, &body);
+    let (method, target) = (recorded.method.clone(), recorded.target.clone());
+    let mut progress = RequestInProgress { state, method, target, status: None, arrived: state.now() };
     let barriers = state.behaviour.lock().barriers(&recorded.target, &recorded.headers);
     state.log.record(recorded);
     for mut barrier in barriers {
@@ -139,6 +159,7 @@ async fn handle(
     let mut response = result.unwrap_or_else(|refusal| refuse(&refusal, request_id.as_str()));
     response.headers_mut().extend(limits);
     add_headers(state, &mut response, request_id.as_str());
+    progress.status = Some(response.status());
     Ok(response)
 }
 

@@ -1,4 +1,5 @@
-//! What is wrong now, for the operator. This is the only place that decides it: the status page and `/status` show it.
+//! What is wrong now, for the operator. This is the only place that decides it: the status page, `/status`, the
+//! metric `workspace_gateway_condition` and the log show it.
 //! Pure: the time and all facts are arguments.
 
 use std::cmp::Reverse;
@@ -8,6 +9,8 @@ use strum::{IntoStaticStr, VariantArray};
 
 use super::health::Health;
 use super::history::Recent;
+use crate::catalogue::Service;
+use crate::upstream::Failure;
 use crate::upstream::quota::LimitState;
 
 /// What can be wrong. The worst come first.
@@ -54,7 +57,7 @@ pub enum Cause {
     LogStalled,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum Severity {
     Warning,
@@ -66,19 +69,19 @@ pub(crate) struct Condition {
     pub cause: Cause,
     pub severity: Severity,
     /// If it concerns one service.
-    pub service: Option<&'static str>,
+    pub service: Option<Service>,
     /// A sentence without its full stop.
     pub what: String,
     /// What to do.
     pub advice: &'static str,
-    /// `None` if only [`super::noticed`] knows it.
+    /// `None` if only [`super::condition_tracker`] knows it.
     pub since: Option<Instant>,
     /// How long until it ends by itself, or until something happens.
     pub until: Option<Duration>,
 }
 
 /// What the decision depends on.
-pub(crate) struct Facts {
+pub(crate) struct ConditionFacts {
     pub now: Instant,
     pub date: SystemTime,
     pub services: Vec<ServiceFacts>,
@@ -100,7 +103,7 @@ pub(crate) struct Facts {
 }
 
 pub(crate) struct ServiceFacts {
-    pub name: &'static str,
+    pub service: Service,
     pub origin: String,
     pub health: Option<Health>,
     /// Why the latest call without a response has failed.
@@ -113,11 +116,12 @@ pub(crate) struct ServiceFacts {
     pub refused: u64,
     pub failed: u64,
     pub limits: Vec<LimitState>,
-    /// How long ago upstream has throttled a call.
-    pub throttled: Option<Duration>,
+    /// When upstream last throttled a call.
+    pub throttled: Option<Instant>,
 }
 
 pub(crate) struct FleetFacts {
+    /// The state of the engine, in words.
     pub state: &'static str,
     pub is_lost: bool,
     pub is_in_sync: bool,
@@ -145,7 +149,17 @@ const MANY_REPETITIONS: u64 = 10;
 /// Fewer responses with a 5xx in a minute are no condition.
 const MANY_ERRORS: u64 = 3;
 
+impl ServiceFacts {
+    fn name(&self) -> &'static str {
+        self.service.as_str()
+    }
+}
+
 impl Condition {
+    pub(crate) fn id(&self) -> (Cause, Option<Service>) {
+        (self.cause, self.service)
+    }
+
     fn new(cause: Cause, severity: Severity, what: String, advice: &'static str) -> Self {
         Self { cause, severity, service: None, what, advice, since: None, until: None }
     }
@@ -158,7 +172,7 @@ impl Condition {
         Self::new(cause, Severity::Warning, what, advice)
     }
 
-    fn of(self, service: &'static str) -> Self {
+    fn of(self, service: Service) -> Self {
         Self { service: Some(service), ..self }
     }
 
@@ -172,7 +186,7 @@ impl Condition {
 }
 
 /// All that is wrong, the worst first. Empty if nothing is.
-pub(crate) fn conditions(facts: &Facts) -> Vec<Condition> {
+pub(crate) fn conditions(facts: &ConditionFacts) -> Vec<Condition> {
     let mut found: Vec<Condition> = facts.services.iter().flat_map(|service| of_service(service, facts.now)).collect();
     found.extend(of_clients(facts));
     found.extend(of_operation(facts));
@@ -183,7 +197,7 @@ pub(crate) fn conditions(facts: &Facts) -> Vec<Condition> {
 }
 
 fn of_service(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
-    let ServiceFacts { name, origin, .. } = service;
+    let (name, origin) = (service.name(), &service.origin);
     let mut found = Vec::new();
     if let Some(health) = service.health.filter(|health| health.is_failing) {
         let is_status = |failure: &&str| failure.starts_with('5');
@@ -202,54 +216,60 @@ fn of_service(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
             let severity = if health.failures == 1 { Severity::Warning } else { Severity::Critical };
             Condition::new(Cause::UpstreamFailing, severity, what, advice)
         };
-        found.push(condition.of(name).since(health.since));
+        found.push(condition.of(service.service).since(health.since));
     } else if service.accepted + service.refused == 0 && service.failed >= MANY_FAILURES {
         // The health of a service counts only calls of proved callers, and those without a connection.
-        found.push(never_answered(service, &format!("{} calls have failed", service.failed)).of(name));
+        found.push(never_answered(service, &format!("{} calls have failed", service.failed)).of(service.service));
     }
     if let Some((at, error)) = &service.local_failure
         && now.saturating_duration_since(*at) < REMEMBERED
     {
         let what = format!("calls to {name} fail in the gateway itself: {error}");
         let advice = "Correct what the error names: files, file descriptors, memory or permissions";
-        found.push(Condition::critical(Cause::LocalFailures, what, advice).of(name));
+        found.push(Condition::critical(Cause::LocalFailures, what, advice).of(service.service));
     }
     if service.accepted == 0 && service.refused >= MANY_REFUSALS {
         let what = format!("{name} ({origin}) has refused all {} calls since the start (401 or 403)", service.refused);
         let advice = "Check that the region is that of the tokens, and the clock of this machine";
-        found.push(Condition::critical(Cause::NothingAccepted, what, advice).of(name));
+        found.push(Condition::critical(Cause::NothingAccepted, what, advice).of(service.service));
     }
-    found.extend(throttled(service));
+    found.extend(throttled(service, now));
     found
 }
 
-fn never_answered(ServiceFacts { name, origin, .. }: &ServiceFacts, why: &str) -> Condition {
+fn never_answered(service: &ServiceFacts, why: &str) -> Condition {
+    let (name, origin) = (service.name(), &service.origin);
     let what = format!("no call to {name} ({origin}) has succeeded since the start: {why}");
-    let advice = "Check region, upstream.workspace_url and upstream.appstream_url: workspace-gateway check --probe";
+    let has_tls_failed = service.health.is_some_and(|health| health.last_failure == Some(Failure::Tls.into_str()));
+    let advice = match has_tls_failed {
+        // The error says what to do.
+        true => "Try: workspace-gateway check --probe, which shows the certificates",
+        false => "Check region, upstream.workspace_url and upstream.appstream_url: workspace-gateway check --probe",
+    };
     Condition::critical(Cause::UpstreamNeverAnswered, what, advice)
 }
 
-fn throttled(service: &ServiceFacts) -> Vec<Condition> {
+fn throttled(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
     const ADVICE: &str = "Requests wait, or get a 429 or stale responses. Raise cache.ttl, or have the quota raised";
-    let name = service.name;
+    let name = service.name();
     let used_up = service.limits.iter().filter(|limit| limit.remaining == 0 && limit.free_in >= SHORTEST_WAIT);
     let by_limit = used_up.map(|limit| {
         let of = limit.operation.as_ref().map(|operation| format!(" of {operation}")).unwrap_or_default();
         let what = format!("{name} limits calls: policy {}{of}, {} is used up", limit.policy.into_str(), limit.quota);
-        Condition::warning(Cause::Throttled, what, ADVICE).of(name).until(limit.free_in)
+        Condition::warning(Cause::Throttled, what, ADVICE).of(service.service).until(limit.free_in)
     });
     let found: Vec<Condition> = by_limit.collect();
-    match service.throttled.filter(|ago| found.is_empty() && *ago < REMEMBERED) {
+    match service.throttled.filter(|at| found.is_empty() && now.saturating_duration_since(*at) < REMEMBERED) {
         None => found,
         Some(_) => {
             let what = format!("{name} throttles calls (429, or 503 with Retry-After), and has named no limit");
-            vec![Condition::warning(Cause::Throttled, what, ADVICE).of(name)]
+            vec![Condition::warning(Cause::Throttled, what, ADVICE).of(service.service)]
         }
     }
 }
 
 /// What clients do, or notice.
-fn of_clients(facts: &Facts) -> Vec<Condition> {
+fn of_clients(facts: &ConditionFacts) -> Vec<Condition> {
     let mut found = Vec::new();
     let Recent { requests, errors, repeated_denials, .. } = facts.last_minute;
     if errors >= MANY_ERRORS {
@@ -274,7 +294,7 @@ fn of_clients(facts: &Facts) -> Vec<Condition> {
 }
 
 /// What the operator has done, or has to do.
-fn of_operation(facts: &Facts) -> Vec<Condition> {
+fn of_operation(facts: &ConditionFacts) -> Vec<Condition> {
     let mut found = Vec::new();
     if facts.is_bypassing {
         let what = "the cache is switched off (mode = bypass): every request is relayed, and nothing is stored";
@@ -309,7 +329,11 @@ fn of_operation(facts: &Facts) -> Vec<Condition> {
         found.push(Condition::warning(Cause::CacheFull, what, "Raise cache.max_size"));
     }
     if let Some(dropped) = facts.stalled_log {
-        let what = format!("the reader of the log has stopped or is too slow: {dropped} lines were dropped so far");
+        let lines = match dropped {
+            0 => "lines wait to be written, and will be dropped soon".to_owned(),
+            _ => format!("{dropped} lines were dropped so far"),
+        };
+        let what = format!("the reader of the log has stopped or is too slow: {lines}");
         let advice = "See what reads the log of this process, and whether its disk is full";
         found.push(Condition::warning(Cause::LogStalled, what, advice));
     }
@@ -318,8 +342,9 @@ fn of_operation(facts: &Facts) -> Vec<Condition> {
 
 fn of_fleet(fleet: &FleetFacts, now: Instant) -> Option<Condition> {
     if fleet.is_lost {
-        let what = format!("the engine of the fleet is not in use ({}): this gateway works alone", fleet.state);
-        return Some(Condition::warning(Cause::FleetLost, what, "See fleet-lost in the log"));
+        let what = format!("the engine of the fleet is not in use, and this gateway works alone: {}", fleet.state);
+        let advice = "The event fleet-lost in the log has the error. Try: workspace-gateway check --fleet";
+        return Some(Condition::warning(Cause::FleetLost, what, advice));
     }
     (!fleet.is_in_sync).then(|| {
         let what = "this gateway does not know what the others of its fleet have told";

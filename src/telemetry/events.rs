@@ -74,6 +74,10 @@ pub enum Event {
     Mode,
     /// The log level was changed.
     LogLevel,
+    /// Something is wrong that the status page shows. The message begins with the cause.
+    Condition,
+    /// It is not wrong any more.
+    ConditionEnded,
     /// The gateway shuts down.
     Stopping,
 }
@@ -87,8 +91,8 @@ impl Event {
     /// Whether an operator has to act. Such events are logged at `warn`, the others at `info`.
     fn needs_action(self) -> bool {
         use Event::{
-            AdminDenied, FleetLost, FleetMissed, KeepWarmStopped, KeySuspended, MemoryReached, Outage, PrivateScope,
-            ReloadRefused, SnapshotFailed, Throttled,
+            AdminDenied, Condition, FleetLost, FleetMissed, KeepWarmStopped, KeySuspended, MemoryReached, Outage,
+            PrivateScope, ReloadRefused, SnapshotFailed, Throttled,
         };
         matches!(
             self,
@@ -96,6 +100,7 @@ impl Event {
                 | Outage
                 | Throttled
                 | AdminDenied
+                | Condition
                 | KeySuspended
                 | KeepWarmStopped
                 | MemoryReached

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
-use strum::{IntoStaticStr, VariantArray};
+use strum::VariantArray;
 
 use super::exemplars::Exemplars;
 use super::families::{each, families, pairs, start_at_zero};
-use super::outcome::{ClaimResult, SnapshotResult};
+use super::outcome::{ClaimResult, KeepWarmResult, Reload, SnapshotResult};
 use crate::cache::backoffs::BackoffCause;
 use crate::cache::grants::{Proof, RenewalResult};
 use crate::cache::miss::Miss;
@@ -27,30 +27,6 @@ use crate::sync::Mutex;
 /// Copies values from another part of the gateway into metrics. `sources.rs` has these functions.
 type Source = Box<dyn Fn(&Metrics) + Send + Sync>;
 
-/// What a configuration reload leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
-#[strum(const_into_str, serialize_all = "kebab-case")]
-pub enum Reload {
-    /// Other settings are in force.
-    Applied,
-    /// There is a mistake in the configuration, and nothing has changed.
-    Refused,
-    /// No setting that can change at run time is different.
-    Unchanged,
-}
-
-/// How a call of keep warm has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
-#[strum(const_into_str, serialize_all = "kebab-case")]
-pub enum KeepWarmResult {
-    /// The caller has a grant with a later end.
-    Proved,
-    /// There was no response, or it proves nothing.
-    Failed,
-    /// Upstream answered 401 or 403.
-    Refused,
-}
-
 families! {
     /// The metrics of one gateway.
     pub struct Metrics {
@@ -58,6 +34,9 @@ families! {
         pub(super) exemplars: Exemplars,
     }
 
+    condition: IntGaugeVec = "workspace_gateway_condition" ["cause", "severity"],
+        "1 while the status page shows this problem with this severity, else 0: whether something is wrong, and what. \
+         Anything but 0: the status page has the details and says what to do.";
     in_flight: IntGauge = "workspace_gateway_requests_in_flight" [],
         "Requests whose response has not ended. A rise without more traffic: upstream or clients are slower.";
     connections: IntGauge = "workspace_gateway_connections" [],

@@ -65,6 +65,30 @@ pub enum ClaimResult {
     Alone,
 }
 
+/// What a configuration reload leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum Reload {
+    /// Other settings are in force.
+    Applied,
+    /// There is a mistake in the configuration, and nothing has changed.
+    Refused,
+    /// No setting that can change at run time is different.
+    Unchanged,
+}
+
+/// How a call of keep warm has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum KeepWarmResult {
+    /// The caller has a grant with a later end.
+    Proved,
+    /// There was no response, or it proves nothing.
+    Failed,
+    /// Upstream answered 401 or 403.
+    Refused,
+}
+
 impl Outcome {
     /// Whether the response came from memory without waiting for a call. `Denied` does not count, although
     /// `Cache-Status` calls it a hit: one client that repeats a refused credential could be most of the hits.

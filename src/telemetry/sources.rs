@@ -8,6 +8,7 @@ use std::time::Duration;
 use prometheus::{IntCounter, IntGauge, IntGaugeVec};
 use strum::VariantArray;
 
+use super::conditions::{Cause, Condition, Severity};
 use super::logs;
 use super::metrics::Metrics;
 use crate::budget::{Budget, Purpose};
@@ -85,6 +86,21 @@ impl Metrics {
                 metrics.fleet_sync_age.set(sync_age.as_secs_f64());
             }
             raise(&metrics.log_lines_dropped, logs::dropped());
+        });
+    }
+
+    /// There is a series for each cause and severity, so that none appears or vanishes.
+    pub(crate) fn watch_conditions(&self, conditions: impl Fn() -> Vec<Condition> + Send + Sync + 'static) {
+        self.add_source(move |metrics| {
+            let conditions = conditions();
+            for (&cause, &severity) in Cause::VARIANTS
+                .iter()
+                .flat_map(|cause| Severity::VARIANTS.iter().map(move |severity| (cause, severity)))
+            {
+                let is_present = conditions.iter().any(|it| (it.cause, it.severity) == (cause, severity));
+                let gauge = metrics.condition.with_label_values(&[cause.into_str(), severity.into_str()]);
+                set(&gauge, u8::from(is_present));
+            }
         });
     }
 

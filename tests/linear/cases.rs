@@ -12,12 +12,12 @@ use workspace_gateway::testing::catalogue::{Catalogue, Forwarded, Operation};
 use workspace_gateway::testing::config::{Config, Override};
 use workspace_gateway::testing::fast_path::{HeadScanner, is_repeatable};
 use workspace_gateway::testing::request::caller::{self, Callers};
-use workspace_gateway::testing::request::condition;
 use workspace_gateway::testing::request::directives::Directives;
 use workspace_gateway::testing::request::fingerprint::Fingerprints;
 use workspace_gateway::testing::request::forwarded;
 use workspace_gateway::testing::request::hop::{self, Via};
 use workspace_gateway::testing::request::key::RequestKey;
+use workspace_gateway::testing::request::precondition;
 use workspace_gateway::testing::request::query;
 use workspace_gateway::testing::request::request_directives::RequestDirectives;
 use workspace_gateway::testing::request::route::{self, Route};
@@ -227,12 +227,12 @@ fn fields(cases: &mut Cases) {
         let tags = move |size| head("/", [("if-none-match", text.repeat(size / 3))]);
         let tagged = response();
         cases.add(&format!("is_current of {name}"), SMALL, tags, move |head| {
-            assert!(!condition::is_current(&head.headers, &tagged));
+            assert!(!precondition::is_current(&head.headers, &tagged));
         });
     }
     let tagged = response();
     cases.add("is_current of fields", FEW, repeated("if-none-match", "\"a\""), move |head| {
-        assert!(!condition::is_current(&head.headers, &tagged));
+        assert!(!precondition::is_current(&head.headers, &tagged));
     });
 
     let open = Operation { forwarded: Forwarded::All, ..catalogue().operations()[0].as_ref().clone() };

@@ -319,9 +319,9 @@ test("limits of upstream are shown with what counts now, and with what they held
     await open();
     await tab.state("live");
     assert.deepEqual(await cells("#quota-limits"), [
-        ["API ListProducts", "workspace", "learnt", "the caller that met it, and those without a proof", "812 of 2,000 in 1 min", "1,188", "now"],
-        ["each user", "workspace", "learnt", "the caller that met it", "200 of 200 in 5 min", "0", "in 1 min 12 s"],
-        ["source address", "workspace", "configured", "all callers", "5 of 5 in 1 s", "0", "in 214 ms"],
+        ["API ListProducts", "workspace", "learnt", "the caller that met it, and those without a proof", "812 in the last 1 min; allowed: 2,000", "1,188", "now"],
+        ["each user", "workspace", "learnt", "the caller that met it", "200 in the last 5 min; allowed: 200", "0", "in 1 min 12 s"],
+        ["source address", "workspace", "configured", "all callers", "5 in the last 1 s; allowed: 5", "0", "in 214 ms"],
     ]);
     assert.ok(!(await isHidden("#quota-callers")));
     assert.ok(await isHidden("#no-limits"));
@@ -333,8 +333,8 @@ test("limits of upstream are shown with what counts now, and with what they held
     gateway.status = () => ({ ...busy(4010), quotas: [limit("ip", 1, 5, 1, { binds_all: false }), limit("ip", 2, 7, 1, { service: "appstream" })] });
     await tab.pass(2);
     assert.deepEqual(await cells("#quota-limits"), [
-        ["source address", "workspace", "learnt", "the caller that met it, and those without a proof", "1 of 5 in 1 s", "4", "now"],
-        ["source address", "appstream", "learnt", "all callers", "2 of 7 in 1 s", "5", "now"],
+        ["source address", "workspace", "learnt", "the caller that met it, and those without a proof", "1 in the last 1 s; allowed: 5", "4", "now"],
+        ["source address", "appstream", "learnt", "all callers", "2 in the last 1 s; allowed: 7", "5", "now"],
     ]);
     assert.ok(await isHidden("#quota-callers"));
     gateway.status = () => ({ ...busy(4020), quotas: [] });
@@ -479,16 +479,32 @@ test("an outage is shown with its service, its duration and its cause", async ()
     // All of one kind are one row.
     const outage = events.find((text) => text.includes("fails (503)"));
     assert.match(outage, /▲ outage/);
-    assert.match(outage, /workspace fails \(503\): stale responses are served\. · 33 times, first 22:09:38/);
+    assert.match(outage, /workspace fails \(503\): stale responses are served\. · 31 times, first /);
     assert.equal(events.length, 6);
     const others = tab.page.locator("#events > li", { hasText: "outage" }).first().locator("details");
     assert.ok(!(await others.locator("ul").isVisible()));
+    assert.equal(await others.locator("summary").innerText(), "Others of this kind: 2");
     await others.locator("summary").click();
     assert.deepEqual(await others.locator("li").allInnerTexts(), ["22:09:38 workspace is failing: no connection. (2 times)"]);
     const time = tab.page.locator("#events time").first();
     assert.match(await time.getAttribute("title"), /^Monday.*2026.*GMT\+08:00\)$/);
     const scopes = tab.page.locator("[data-figure='cache.private_scopes']");
     assert.equal(await scopes.getAttribute("class"), "bad");
+});
+
+test("problems of different causes are events of their own", async () => {
+    const problem = (kind, what, last_ms) => ({ kind, is_bad: kind === "condition", what, operation: null, project: null, first_ms: last_ms, last_ms, count: 1 });
+    gateway.status = () => ({ ...fresh(), events: [
+        problem("condition", "cache-full: 9 entries were evicted", 4000),
+        problem("condition-ended", "errors has ended", 3000),
+        problem("condition", "errors: 5 of 6 responses", 2000),
+        problem("condition", "cache-full: 1 entries were evicted", 1000),
+    ] });
+    await open();
+    await tab.state("live");
+    const texts = (selector) => tab.page.locator(`#events ${selector}`).allInnerTexts();
+    assert.deepEqual(await texts(".kind"), ["▲ problem", "problem ended", "▲ problem"]);
+    assert.deepEqual(await texts(".latest"), ["cache-full: 9 entries were evicted", "errors has ended", "errors: 5 of 6 responses"]);
 });
 
 test("one banner says what is wrong, the worst first, and nothing contradicts it", async () => {

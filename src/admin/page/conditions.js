@@ -10,6 +10,9 @@ function conditionsNow({ status, at, trouble }) {
     return [{ cause: "no-data", severity: "critical", what, advice: `${figures}. The page tries again every 2 s`, since_seconds: null, until_seconds: null }];
 }
 
+/** Longer texts are not shown in bold as a whole. */
+const LONG_CONDITION = 120;
+
 /** A severity that a newer gateway may have is shown as a warning. */
 const known = (severity) => (severity === "critical" ? "critical" : "warning");
 
@@ -35,7 +38,7 @@ function showConditions(page) {
 function conditionItem({ cause, severity }) {
     const item = element("li", {},
         element("span", { class: "sign", "aria-hidden": "true" }, severity === "critical" ? "▲" : "△"),
-        element("strong"), " ", element("span", { class: "tag" }, cause),
+        element("strong"), element("span", { class: "rest" }), " ", element("span", { class: "tag" }, cause),
         element("span", { class: "note" }, element("span", { class: "times" }), element("span", { class: "advice" })));
     if (cause === "bypassed") {
         const authorization = token.value === null ? "" : "-H \"Authorization: Bearer $TOKEN\" ";
@@ -47,7 +50,10 @@ function conditionItem({ cause, severity }) {
 /** `passed`: how old the condition is, in seconds. */
 function updateCondition(item, { severity, what, advice, since_seconds: since, until_seconds: until }, passed, time) {
     item.className = known(severity);
-    say(item.querySelector("strong"), `${what.charAt(0).toUpperCase()}${what.slice(1)}.`);
+    const sentence = `${what.charAt(0).toUpperCase()}${what.slice(1)}.`;
+    const colon = sentence.length > LONG_CONDITION ? sentence.indexOf(": ") + 1 : 0;
+    say(item.querySelector("strong"), colon > 0 ? sentence.slice(0, colon) : sentence);
+    say(item.querySelector(".rest"), colon > 0 ? sentence.slice(colon) : "");
     const times = [];
     if (since !== null) {
         times.push(`Since ${clockTime(time - since * 1000)} (${span(Math.floor(since + passed))}). `);

@@ -5,7 +5,7 @@ const COUNTED = { api: "API", user: "each user", app: "each application", ip: "s
 
 /** The columns of the limits, and the figures in each. */
 const LIMITS = [
-    { name: "Calls counted", words: (place) => [place("used", "count"), " of ", place("calls", "count"), " in ", place("window_seconds", "span")] },
+    { name: "Calls", words: (place) => [place("used", "count"), " in the last ", place("window_seconds", "span"), "; allowed: ", place("calls", "count")] },
     { name: "Left", words: (place) => [place("remaining", "count")] },
     { name: "Next call", words: (place) => [place("free_in_seconds", "wait")] },
 ];

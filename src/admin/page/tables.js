@@ -388,19 +388,15 @@ function updateUpstream(block, service) {
     tally(block.querySelector(".endings"), `upstream.${service.service}.requests`, counted(service.requests), "no calls yet");
 }
 
-const KINDS = {
-    denial: "denied", "private-scope": "private scope", outage: "outage", recovery: "recovered", throttled: "throttled", quota: "quota",
-    "near-miss": "almost an operation",
-    "admin-denied": "admin request refused", "key-suspended": "key suspended", "keep-warm-stopped": "keep warm stopped",
-    "memory-reached": "memory reached", "memory-free": "memory free", reload: "reloaded", "reload-refused": "reload refused", purge: "purged", mode: "mode",
-    "log-level": "log level", stopping: "stopping",
-};
+/** A problem is of the kind of its cause, with which it begins. */
+const kindAndCause = ({ kind, what }) => (kind.startsWith("condition") ? `${kind} ${/^[\w-]*/.exec(what)[0]}` : kind);
 
 /** One row for each kind of event, with what it was about, the latest first. */
 function showEvents(events) {
     const byKind = new Map();
     for (const event of [...events].sort((one, other) => other.last_ms - one.last_ms)) {
-        byKind.set(event.kind, [...(byKind.get(event.kind) ?? []), event]);
+        const kind = kindAndCause(event);
+        byKind.set(kind, [...(byKind.get(kind) ?? []), event]);
     }
     keep(byId("events"), [...byKind.keys()], (kind) => eventItem(byKind.get(kind)[0]), (item, kind) => updateEvent(item, byKind.get(kind)));
     byId("no-events").hidden = events.length > 0;
@@ -409,9 +405,9 @@ function showEvents(events) {
 function eventItem({ kind, is_bad: isBad }) {
     return element("li", { class: isBad ? "is-bad" : "" },
         element("time"),
-        element("span", { class: "kind" }, (isBad ? "▲ " : "") + (KINDS[kind] ?? kind)),
+        element("span", { class: "kind" }, (isBad ? "▲ " : "") + kind),
         element("div", { class: "what" }, element("span", { class: "latest" }), element("span", { class: "times" }),
-            element("details", {}, element("summary", {}, "Others of this kind"), element("ul"))));
+            element("details", {}, element("summary"), element("ul"))));
 }
 
 /** What an event says, and where. */
@@ -430,11 +426,10 @@ function updateEvent(item, events) {
     time.title = fullTime(latest.last_ms);
     say(time, clockTime(latest.last_ms));
     say(item.querySelector(".latest"), eventWords(latest));
-    const first = Math.min(...events.map((event) => event.first_ms));
-    const times = total(events);
-    say(item.querySelector(".times"), times > 1 ? ` · ${count(times)} times, first ${clockTime(first)}` : "");
+    say(item.querySelector(".times"), latest.count > 1 ? ` · ${count(latest.count)} times, first ${clockTime(latest.first_ms)}` : "");
     const more = item.querySelector("details");
     more.hidden = others.length === 0;
+    say(more.querySelector("summary"), `Others of this kind: ${count(total(others))}`);
     const words = others.map((event) => `${clockTime(event.last_ms)} ${eventWords(event)}${event.count > 1 ? ` (${count(event.count)} times)` : ""}`);
     keep(more.querySelector("ul"), words.map((word, index) => `${index} ${word}`), () => element("li"), (line, key) => say(line, words[Number(key.split(" ")[0])]));
 }

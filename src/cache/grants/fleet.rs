@@ -79,7 +79,8 @@ impl Grants {
             calls.denied = calls.denied.max(Some(now));
         }
         let had_grant = tables.grants.remove(caller_scope).is_some();
-        self.record_denial(had_grant, tables);
+        let was_removed = tables.grants.may_have_removed(caller_scope);
+        self.record_denial(had_grant || was_removed, tables);
         had_grant
     }
 
@@ -96,7 +97,8 @@ impl Grants {
             had_grants = grants.are_any();
             grants.ended = sequence;
         }
-        self.record_denial(had_grants, tables);
+        let were_removed = tables.caller_services.may_have_removed(&(caller, service));
+        self.record_denial(had_grants || were_removed, tables);
         had_grants
     }
 

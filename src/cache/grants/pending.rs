@@ -73,21 +73,25 @@ impl PendingGrant {
         let mut tables = self.grants.tables();
         let service_grants = tables.caller_services.peek(&self.caller_service());
         let mut had = HadGrants { in_scope: false, in_service: service_grants.is_some_and(ServiceGrants::are_any) };
+        let mut was_removed = false;
         if let Some(caller_scope) = self.caller_scope() {
             if let Some(calls) = tables.calls.get_mut(&caller_scope) {
                 calls.denied = calls.denied.max(Some(self.sent));
             }
             self.was_proved_later = tables.proved(&caller_scope).is_some_and(|proved| proved > self.sent);
             had.in_scope = tables.grants.remove(&caller_scope).is_some();
+            was_removed = tables.grants.may_have_removed(&caller_scope);
         }
+        let mut is_revocation = had.in_scope || was_removed;
         if status == StatusCode::UNAUTHORIZED {
+            is_revocation |= had.in_service || tables.caller_services.may_have_removed(&self.caller_service());
             let sequence = tables.next_sequence();
             tables.suspensions += 1;
             let suspension = Suspension { sequence, sent: self.sent };
             tables.service_calls.entry(self.caller_service()).or_default().suspensions.push(suspension);
             self.suspension = Some(sequence);
         }
-        self.grants.record_denial(had.in_scope || had.in_service && status == StatusCode::UNAUTHORIZED, tables);
+        self.grants.record_denial(is_revocation, tables);
         had
     }
 

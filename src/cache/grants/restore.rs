@@ -45,6 +45,8 @@ impl Grants {
 
     /// Adds the grants of an earlier process, whose snapshot was written at `written`. Returns whether it has done so: not
     /// if there has been a proof or a denial already.
+    ///
+    /// If the snapshot has more proofs than these, [`Self::lose_track`] must be called.
     pub(crate) fn restore(&self, proofs: Vec<RestoredProof>, written: Instant) -> bool {
         let mut tables = self.tables();
         if tables.sequence > 0 {
@@ -62,6 +64,13 @@ impl Grants {
             tables.caller_services.get_or_insert_with(&caller_service, new).latest = sequence;
         }
         true
+    }
+
+    /// A snapshot has proofs that are not known here. So the next denial is a revocation, whoever the caller is.
+    pub(crate) fn lose_track(&self) {
+        let mut tables = self.tables();
+        tables.grants.lose_track();
+        tables.caller_services.lose_track();
     }
 
     /// A number that grows with each proof and each denial.

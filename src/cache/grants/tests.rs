@@ -370,10 +370,64 @@ fn a_look_up_may_be_remembered_until_a_renewal_may_be_due_or_grants_end() {
         prove(&number.to_string());
     }
     let snapshots = revocations.count();
+    assert!(!denial_counts("invented"), "it has never had a grant");
     assert!(denial_counts("0"), "its grant was removed because the table was full");
     assert_ne!(revocations.count(), snapshots, "a snapshot may have its proof");
+    assert!(!denial_counts("1"), "what had the proof of 0 had that of 1, too, and has ended");
     let before = (revocations.revision(), revocations.count());
     grants.lapse_all(start);
     assert_ne!(revocations.revision(), before.0);
     assert_eq!(revocations.count(), before.1, "a snapshot stays valid");
+}
+
+#[test]
+fn denials_of_callers_that_only_the_snapshot_knows_are_revocations() {
+    let deny = |grants: &Arc<Grants>, token: &str, status| {
+        let (before, start) = (grants.revocations.count(), Clock::System.now());
+        grants.begin_call(caller_scope(token, "/v2/p/products"), start).denied(status);
+        grants.revocations.count() - before
+    };
+    let first = Arc::new(Grants::new(SETTINGS, Arc::default()));
+    let start = Clock::System.now();
+    let tokens = ["a", "b", "c", "d", "e", "f"];
+    for token in tokens {
+        first.begin_call(caller_scope(token, "/v2/p/products"), start).proved(start);
+    }
+    for status in [StatusCode::FORBIDDEN, StatusCode::UNAUTHORIZED] {
+        let second = Arc::new(Grants::new(GrantPolicy { max_grants: 4, ..SETTINGS }, Arc::default()));
+        assert!(second.restore(proofs(&first, start), start));
+        let lost = |token: &&str| second.tables().grants.peek(&caller_scope(token, "/v2/p/products")).is_none();
+        let lost = tokens.into_iter().find(lost).unwrap();
+        assert_eq!([deny(&second, "invented", status), deny(&second, lost, status)], [0, 1], "{status}");
+        assert_eq!(deny(&second, "invented", status), 0);
+        second.lose_track();
+        assert_eq!([deny(&second, "invented", status), deny(&second, "invented", status)], [1, 0]);
+    }
+}
+
+#[test]
+fn a_refused_credential_is_a_revocation_if_its_grants_in_other_scopes_were_removed() {
+    let grants = Arc::new(Grants::new(SETTINGS, Arc::default()));
+    let start = Clock::System.now();
+    let mut tokens = vec!["lost".to_owned()];
+    tokens.extend((0..SETTINGS.max_grants).map(|number| number.to_string()));
+    for token in &tokens {
+        grants.begin_call(caller_scope(token, "/v2/p/products"), start).proved(start);
+    }
+    let elsewhere = |token: &str| caller_scope(token, "/v2/q/products");
+    for (token, expected) in [("invented", 0), ("lost", 1)] {
+        let before = grants.revocations.count();
+        grants.begin_call(elsewhere(token), start).denied(StatusCode::FORBIDDEN);
+        assert_eq!(grants.revocations.count(), before, "a 403 is about its scope only");
+        grants.told_refused(elsewhere(token).caller, Service::AppStream, start);
+        assert_eq!(grants.revocations.count(), before);
+        grants.begin_call(elsewhere(token), start).denied(StatusCode::UNAUTHORIZED);
+        assert_eq!(grants.revocations.count() - before, expected, "{token}");
+    }
+    for token in &tokens {
+        grants.begin_call(caller_scope(token, "/v2/p/products"), start + SECOND).proved(start + SECOND);
+    }
+    let before = grants.revocations.count();
+    assert!(!grants.told_refused(elsewhere("lost").caller, Service::Workspace, start));
+    assert_eq!(grants.revocations.count() - before, 1);
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use super::answers::AnswerBin;
 use super::history::{KeyHistory, MIN_LOOKS, Span, StoredResponse};
+use super::looks::ScopeState;
 use super::posterior::{Doubtful, Evidence};
 use super::row::LeftOut;
 use super::settled::Totals;
 use super::ttl_control::HourOfAnswers;
-use super::{Answers, ScopeState, StaleAnswers, WINDOW};
+use super::{Answers, StaleAnswers, WINDOW};
 use crate::request::key::Scope;
 
 /// The answers of this time are judged, in seconds.

@@ -8,6 +8,9 @@ mod ttl;
 
 use http::{HeaderMap, HeaderValue};
 
+use super::history::MAX_RUNS;
+use super::looks::{MANY_RUNS, MAX_KEYS, MAX_KEYS_OF_SCOPE};
+use super::scope_ttls::MAX_SCOPES;
 use super::*;
 use crate::catalogue::{AdaptiveTtl, Catalogue};
 use crate::clock::Clock;

@@ -1,12 +1,13 @@
 //! The questions of `init`, on a terminal. Without one, an error says what is missing.
 
+use std::cell::RefCell;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, absolute};
 
 use clap::ValueEnum;
 
 use super::clients::Client;
-use super::{Credential, EnvironmentKey, Secret};
+use super::{Credential, EnvironmentKey, Secret, warnings};
 use crate::config::names::{AccessKeyId, Region};
 
 pub(super) struct Answers {
@@ -66,8 +67,19 @@ struct Questions<I, O> {
 }
 
 impl<I: BufRead, O: Write> Questions<I, O> {
+    /// A region that is not known must be entered twice: it may be a new one.
     fn region(&mut self) -> Result<String, String> {
-        self.ask("Region, such as cn-north-4: ", |answer| answer.parse::<Region>().map(|region| region.to_string()))
+        let before = RefCell::default();
+        self.ask("Region, such as cn-north-4: ", |answer| {
+            let region = answer.parse::<Region>()?.to_string();
+            match warnings::unknown_region_name(&region) {
+                Some(unknown) if before.replace(region.clone()) != region => {
+                    let known = warnings::known_regions();
+                    Err(format!("{unknown}: expected one of {known}. If it is a new region, enter it again"))
+                }
+                _ => Ok(region),
+            }
+        })
     }
 
     /// The first value is taken if the answer is empty.
@@ -117,6 +129,21 @@ impl<I: BufRead, O: Write> Questions<I, O> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_region_that_is_not_known_is_accepted_if_it_is_entered_twice() {
+        for (answers, expected, errors) in [
+            ("cn-nroth-4\ncn-north-4\n", "cn-north-4", 1),
+            ("xx-new-1\nxx-new-1\n", "xx-new-1", 1),
+            ("xx-new-1\nxx-new-2\nxx-new-2\n", "xx-new-2", 2),
+        ] {
+            let mut questions = Questions { input: answers.as_bytes(), output: Vec::new() };
+            assert_eq!(questions.region().as_deref(), Ok(expected));
+            let printed = String::from_utf8(questions.output).unwrap();
+            let error = "is not a known region of Workspace; the nearest known one is \"";
+            assert_eq!(printed.matches(error).count(), errors, "{printed}");
+        }
+    }
 
     #[test]
     fn a_question_is_repeated_until_the_answer_is_accepted() {

@@ -2,13 +2,13 @@
 //! client. It must not replace a file without `--force`, nor write what `check` refuses.
 //!
 //! ```text
-//! ask      questions on a terminal    clients    what clients must change
+//! ask      questions on a terminal    clients    what clients must change    file    the file on disk
 //! ```
 
 mod ask;
 mod clients;
+mod file;
 
-use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +18,8 @@ use toml::{Table, Value};
 
 use super::flags::FlagSettings;
 use super::health::reachable;
-use super::{USAGE, failure, print, probe, report_unusable_files, secrets, warn};
+use super::{USAGE, failure, print, probe, report_unusable_files, secrets, warn, warnings};
+use crate::config::names::Region;
 use crate::config::secret::Secret;
 use crate::config::{Config, EnvironmentKey, Override, set};
 use crate::proxy_config::ProxyConfig;
@@ -42,6 +43,9 @@ pub(super) struct Init {
     /// Replace the file if it exists.
     #[arg(long)]
     force: bool,
+    /// Accept a region that this program does not know.
+    #[arg(long)]
+    unknown_region: bool,
     /// Do not connect to upstream.
     #[arg(long)]
     no_probe: bool,
@@ -69,6 +73,11 @@ fn configure(init: Init) -> Result<ExitCode, String> {
     if file.exists() && !init.force {
         return Err(exists(&file));
     }
+    if let Some(unknown) = given_region(&given).and_then(warnings::unknown_region_name).filter(|_| !init.unknown_region)
+    {
+        let known = warnings::known_regions();
+        return Err(format!("{unknown}: expected one of {known}. If it is a new region, add --unknown-region"));
+    }
     let key = secrets::access_key(&environment).map_err(|error| error.to_string())?;
     let credential = init.credential.or(key.as_ref().map(|_| Credential::AccessKey));
     let Answers { region, credential, key, client } = ask::missing(has_upstream(&given), credential, key, init.client)?;
@@ -90,7 +99,10 @@ fn configure(init: Init) -> Result<ExitCode, String> {
     }
     let proxy_config = ProxyConfig::read(environment).map_err(|error| error.to_string())?;
     let config = Config { proxy_config, ..config };
-    write(&file, &text, init.force)?;
+    file::write(&file, &text, init.force).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => exists(&file),
+        _ => format!("cannot write {}: {error}", file.display()),
+    })?;
     warn(&config, Some(&file), Server::check(&config).ok().and_then(|checked| checked.certificate_not_after));
 
     let _ = writeln!(io::stdout(), "{} is written.", file.display());
@@ -103,6 +115,13 @@ fn configure(init: Init) -> Result<ExitCode, String> {
 fn has_upstream(given: &[Override]) -> bool {
     let has = |path: &[&str]| given.iter().any(|given| given.path == path);
     has(REGION) || has(&["upstream", "workspace_url"]) && has(&["upstream", "appstream_url"])
+}
+
+/// The region, if it is a valid name and upstream URLs are made of it.
+fn given_region(given: &[Override]) -> Option<&str> {
+    let find = |path: &[&str]| given.iter().find(|given| given.path == path).and_then(|given| given.value.as_str());
+    let has_urls = find(&["upstream", "workspace_url"]).and(find(&["upstream", "appstream_url"])).is_some();
+    find(REGION).filter(|region| !has_urls && region.parse::<Region>().is_ok())
 }
 
 fn exists(file: &Path) -> String {
@@ -133,16 +152,6 @@ fn text(given: &[Override], key: Option<&EnvironmentKey>) -> Result<String, Stri
         text += &format!("\n[[access_key]]\nid = {}\nsecret = {{ {secret} }}\n", Value::from(id.as_str()));
     }
     Ok(text)
-}
-
-fn write(file: &Path, text: &str, replace: bool) -> Result<(), String> {
-    let mut options = OpenOptions::new();
-    let options = options.write(true).create(true).create_new(!replace).truncate(replace);
-    let written = options.open(file).and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => exists(file),
-        _ => format!("cannot write {}: {error}", file.display()),
-    })
 }
 
 fn next_steps(file: &Path, config: &Config, client: Client, credential: Credential) -> String {

@@ -117,13 +117,14 @@ impl RecordReader {
             written: None,
             proofs: Vec::new(),
             scopes: HashMap::new(),
+            is_complete: true,
             restored: RestoredCounts::default(),
         };
         for record in records {
             // What is not usable is skipped.
             let _ = restorer.add(record);
         }
-        let _ = restorer.finish();
+        let _ = restorer.finish(true);
         let mut restored: Vec<_> = memory.store.entries().map(|(cache_key, _)| record::name(&cache_key.key)).collect();
         restored.extend(memory.store.private().iter().map(|private| {
             let hash = match private {

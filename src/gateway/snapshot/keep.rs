@@ -100,6 +100,7 @@ impl Gateway {
             written: None,
             proofs: Vec::new(),
             scopes: HashMap::new(),
+            is_complete: true,
             restored: RestoredCounts::default(),
         };
         let max_record = active.settings.cache.max_body_size.bytes().saturating_add(2 * record::MAX_HEAD);
@@ -126,10 +127,11 @@ impl Gateway {
         // If the file system hangs, the thread ends when it does not hang any more.
         drop(receiver);
         let result = if is_complete { limited(&mut reading).await } else { Err(io::ErrorKind::TimedOut.into()) };
+        let was_read = result.is_ok();
         if let Err(error) = result {
             self.observer.snapshot_failed("the snapshot cannot be read", &error);
         }
-        if let Some((RestoredCounts { entries, proofs }, age)) = restorer.finish() {
+        if let Some((RestoredCounts { entries, proofs }, age)) = restorer.finish(was_read) {
             let what = format!("restored a snapshot of {} s ago: {entries} entries, {proofs} proofs", age.as_secs());
             self.observer.record_event(NewEvent::new(Event::Snapshot, what));
         }

@@ -8,12 +8,12 @@ const MINUTE: Duration = Duration::from_secs(60);
 const DAY: u64 = 24 * 60 * 60;
 
 /// A gateway whose two services answer.
-fn good() -> Facts {
+fn good() -> ConditionFacts {
     // Later than anything below.
     let now = Clock::System.now() + 10 * MINUTE;
-    let service = |name| ServiceFacts {
-        name,
-        origin: format!("https://{name}.r.example"),
+    let service = |service: Service| ServiceFacts {
+        service,
+        origin: format!("https://{}.r.example", service.as_str()),
         health: Some(health(now, 0)),
         error: None,
         local_failure: None,
@@ -23,10 +23,10 @@ fn good() -> Facts {
         limits: Vec::new(),
         throttled: None,
     };
-    Facts {
+    ConditionFacts {
         now,
         date: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 * DAY),
-        services: vec![service("workspace"), service("appstream")],
+        services: Service::ALL.map(service).into(),
         is_bypassing: false,
         is_memory_reached: false,
         fleet: Some(FleetFacts { state: "in-use", is_lost: false, is_in_sync: true, sync_age: Duration::ZERO }),
@@ -59,7 +59,7 @@ fn limit(remaining: u32, free_in: Duration) -> LimitState {
     LimitState { policy, operation: None, quota, used, remaining, free_in, is_configured: false, binds_all: false }
 }
 
-type Change = fn(&mut Facts);
+type Change = fn(&mut ConditionFacts);
 
 /// The cause, its severity and some of its words. `None` if nothing is wrong.
 type Expected = Option<(Cause, Severity, &'static str)>;
@@ -67,7 +67,7 @@ type Expected = Option<(Cause, Severity, &'static str)>;
 #[test]
 fn each_cause_has_its_severity_and_names_what_is_wrong() {
     use Severity::{Critical, Warning};
-    let cases: [(Change, Expected); 40] = [
+    let cases: [(Change, Expected); 41] = [
         (|_| {}, None),
         (|it| it.services[0].health = None, None),
         (
@@ -120,15 +120,17 @@ fn each_cause_has_its_severity_and_names_what_is_wrong() {
         ),
         (|it| it.services[0].limits = vec![limit(1, Duration::ZERO), limit(0, MINUTE / 100)], None),
         (
-            |it| it.services[0].throttled = Some(MINUTE / 2),
+            |it| it.services[0].throttled = Some(it.now - MINUTE / 2),
             Some((Cause::Throttled, Warning, "workspace throttles calls (429, or 503 with Retry-After)")),
         ),
         (
             // The limit says more.
-            |it| (it.services[0].throttled, it.services[0].limits) = (Some(MINUTE / 2), vec![limit(0, MINUTE)]),
+            |it| {
+                (it.services[0].throttled, it.services[0].limits) = (Some(it.now - MINUTE / 2), vec![limit(0, MINUTE)])
+            },
             Some((Cause::Throttled, Warning, "policy user")),
         ),
-        (|it| it.services[0].throttled = Some(MINUTE), None),
+        (|it| it.services[0].throttled = Some(it.now - MINUTE), None),
         (
             |it| it.last_minute.errors = 3,
             Some((Cause::Errors, Warning, "3 of 100 responses in the last minute were errors")),
@@ -154,11 +156,23 @@ fn each_cause_has_its_severity_and_names_what_is_wrong() {
         (|it| it.private_scopes = 2, Some((Cause::PrivateScopes, Warning, "nothing is shared in 2 scope(s)"))),
         (|it| it.last_five_minutes.evictions = 1, Some((Cause::CacheFull, Warning, "the cache is full: 1 entries"))),
         (|it| it.last_minute.evictions = 1, None),
-        (|it| it.stalled_log = Some(0), Some((Cause::LogStalled, Warning, "0 lines were dropped so far"))),
+        (|it| it.stalled_log = Some(0), Some((Cause::LogStalled, Warning, "lines wait to be written"))),
+        (|it| it.stalled_log = Some(7), Some((Cause::LogStalled, Warning, "7 lines were dropped so far"))),
         (|it| it.fleet = None, None),
         (
-            |it| it.fleet = Some(FleetFacts { state: "silent", is_lost: true, is_in_sync: false, sync_age: MINUTE }),
-            Some((Cause::FleetLost, Warning, "is not in use (silent)")),
+            |it| {
+                it.fleet = Some(FleetFacts {
+                    state: "it does not answer in time",
+                    is_lost: true,
+                    is_in_sync: false,
+                    sync_age: MINUTE,
+                })
+            },
+            Some((
+                Cause::FleetLost,
+                Warning,
+                "is not in use, and this gateway works alone: it does not answer in time",
+            )),
         ),
         (
             |it| it.fleet = Some(FleetFacts { state: "in-use", is_lost: false, is_in_sync: false, sync_age: MINUTE }),
@@ -195,6 +209,18 @@ fn each_cause_has_its_severity_and_names_what_is_wrong() {
 }
 
 #[test]
+fn the_advice_does_not_contradict_an_error_of_tls() {
+    let advice = |failure| {
+        let mut facts = good();
+        let health = Health { last_answer: None, last_failure: Some(failure), ..health(facts.now, 2) };
+        facts.services[0].health = Some(health);
+        conditions(&facts)[0].advice
+    };
+    assert!(advice("connect").starts_with("Check region"));
+    assert!(advice("tls").starts_with("Try: workspace-gateway check --probe"));
+}
+
+#[test]
 fn the_worst_comes_first_with_its_time() {
     let mut facts = good();
     facts.is_bypassing = true;
@@ -205,11 +231,11 @@ fn the_worst_comes_first_with_its_time() {
     let found = conditions(&facts);
     let causes: Vec<_> = found.iter().map(|it| (it.cause, it.service)).collect();
     let expected = [
-        (Cause::UpstreamFailing, Some("workspace")),
+        (Cause::UpstreamFailing, Some(Service::Workspace)),
         (Cause::MemoryReached, None),
-        (Cause::UpstreamFailing, Some("appstream")),
+        (Cause::UpstreamFailing, Some(Service::AppStream)),
         (Cause::Bypassed, None),
-        (Cause::Throttled, Some("workspace")),
+        (Cause::Throttled, Some(Service::Workspace)),
     ];
     assert_eq!(causes, expected);
     assert_eq!((found[0].since, found[0].until), (Some(facts.now - MINUTE), None));

@@ -4,12 +4,16 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 use std::{env, fs, process};
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use workspace_gateway::testing::clock::{Clock, ManualClock};
 use workspace_gateway::testing::config::Config;
 use workspace_gateway::testing::gateway::snapshot::RecordReader;
 
 /// A folder. If it is set, the target writes its valid inputs there and stops.
 const SEEDS: &str = "WORKSPACE_GATEWAY_FUZZ_SEEDS";
+
+/// The smallest configuration.
+pub const REGION: &str = "region = \"eu-west-101\"";
 
 /// Later than the machine's clock.
 const YEAR_2100: Duration = Duration::from_secs(130 * 365 * 24 * 60 * 60);
@@ -28,11 +32,27 @@ pub fn write_seeds(seeds: impl FnOnce() -> Vec<(&'static str, Vec<u8>)>) {
 /// A reader of records. Its wall clock stands still at the same time in each process, and its boot is unknown. So an input always
 /// has the same result.
 pub fn record_reader() -> RecordReader {
-    let config = Config::from_layers("config.toml", "region = \"eu-west-101\"", &[]).unwrap();
+    let config = Config::from_layers("config.toml", REGION, &[]).unwrap();
     let clock = ManualClock::default();
     let date = SystemTime::UNIX_EPOCH + YEAR_2100;
     clock.advance_wall(date.duration_since(Clock::Manual(clock.clone()).date()).unwrap());
     RecordReader::new(&config, "/v2/p/products", "os_type=Linux", &Clock::Manual(clock)).unwrap()
+}
+
+/// The fields of an input and its body: lines, an empty line, and the body. A line that is no field is skipped.
+pub fn read_response(input: &[u8]) -> (HeaderMap, &[u8]) {
+    let end = input.windows(2).position(|window| window == b"\n\n");
+    let (head, body) = end.map_or((input, &b""[..]), |end| (&input[..end], &input[end + 2..]));
+    let mut headers = HeaderMap::new();
+    for line in head.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) =
+            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(line[colon + 1..].trim_ascii()));
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    (headers, body)
 }
 
 /// Puts records into one sequence of bytes: before each, its length in two bytes.

@@ -4,32 +4,15 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use workspace_gateway::testing::upstream::quota::{ToldLimit, told_limits};
-use workspace_gateway_fuzz::within_memory;
+use workspace_gateway_fuzz::{read_response, within_memory};
 
 const MAX_LIMITS: usize = 8;
 /// A unit of the gateway's own field is at most a day, and its number has 32 bits.
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64 * 24 * 60 * 60);
 /// Lists of the longest fields and bodies that are read at all (4 KiB).
 const MEMORY: usize = 2 << 20;
-
-/// The fields of an input, and its body. A line that is no field is skipped.
-fn read(input: &[u8]) -> (HeaderMap, &[u8]) {
-    let end = input.windows(2).position(|window| window == b"\n\n");
-    let (head, body) = end.map_or((input, &b""[..]), |end| (&input[..end], &input[end + 2..]));
-    let mut headers = HeaderMap::new();
-    for line in head.split(|byte| *byte == b'\n') {
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
-        let (name, value) =
-            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(line[colon + 1..].trim_ascii()));
-        if let (Ok(name), Ok(value)) = (name, value) {
-            headers.append(name, value);
-        }
-    }
-    (headers, body)
-}
 
 fn check(limits: &[ToldLimit], body: &[u8]) {
     assert!(limits.len() <= MAX_LIMITS, "{limits:?}");
@@ -46,7 +29,7 @@ fn check(limits: &[ToldLimit], body: &[u8]) {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let (headers, body) = read(input);
+    let (headers, body) = read_response(input);
     let limits = within_memory(MEMORY, || told_limits(&headers, body));
     check(&limits, body);
     assert_eq!(limits, told_limits(&headers, body));

@@ -105,7 +105,7 @@ fn with_a_changing_list(callers: [&str; 2], answers: u32) -> (Answers, bool) {
         bench.look(1, &format!("{}{minute}", callers[minute as usize % 2]), second);
         bench.answer(1, second..second + answers);
     }
-    let state = bench.staleness.state.lock();
+    let state = bench.staleness.looks.lock();
     let odd = &state.scopes.values().next().unwrap().findings.odd_callers;
     let is_odd = "ABCXY".chars().any(|name| odd.contains(caller(&name.to_string()), f64::from(end)));
     drop(state);

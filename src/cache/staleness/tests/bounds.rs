@@ -15,7 +15,7 @@ fn the_key_with_the_fewest_answers_makes_room() {
         bench.look(list, "A1", second);
         bench.answer(list, second..second + 2);
     }
-    let state = bench.staleness.state.lock();
+    let state = bench.staleness.looks.lock();
     let keys = &state.scopes.values().next().unwrap().keys;
     assert_eq!((keys.len(), state.keys, state.runs), (MAX_KEYS_OF_SCOPE, MAX_KEYS_OF_SCOPE, MAX_KEYS_OF_SCOPE));
     assert!(bench.keys[..10].iter().chain(bench.keys.last()).all(|key| keys.contains_key(key)));
@@ -33,14 +33,14 @@ fn the_memory_is_bounded() {
             }
         }
     }
-    let state = bench.staleness.state.lock();
+    let state = bench.staleness.looks.lock();
     assert_eq!(state.keys, MAX_KEYS_OF_SCOPE);
     assert_eq!(state.runs, MAX_RUNS * (MAX_KEYS_OF_SCOPE - 1) + 1);
     drop(state);
     // After a while without looks, other keys get their place.
     let other = bench.keys.len() - 2;
     bench.look(other, "A1", 10 * HOUR);
-    let state = bench.staleness.state.lock();
+    let state = bench.staleness.looks.lock();
     assert_eq!((state.keys, state.runs), (1, 1));
 }
 
@@ -71,7 +71,7 @@ fn a_large_key_is_not_measured_and_takes_no_memory() {
     let (small, large) = (bench.add_list("p", &"x".repeat(200)), bench.add_list("p", &"x".repeat(2_000)));
     for (list, keys) in [(large, 0), (small, 1)] {
         bench.look(list, "A1", 1);
-        assert_eq!(bench.staleness.state.lock().keys, keys);
+        assert_eq!(bench.staleness.looks.lock().keys, keys);
     }
 }
 
@@ -84,7 +84,7 @@ fn the_least_active_scope_makes_room_for_another() {
         let answers = if project == 7 { 1 } else { 20 };
         bench.answer(list, 1..1 + answers);
     }
-    let state = bench.staleness.state.lock();
+    let state = bench.staleness.looks.lock();
     let is_kept = |list: usize| state.scopes.contains_key(bench.keys[list].key.scope());
     assert_eq!((state.scopes.len(), state.keys, state.runs), (MAX_SCOPES, MAX_SCOPES, MAX_SCOPES));
     assert!(!is_kept(7) && is_kept(0) && is_kept(MAX_SCOPES));
@@ -103,7 +103,7 @@ fn a_scope_with_many_keys_takes_no_place_from_others() {
     }
     let other = bench.add_list("other", "1");
     (0..5).for_each(|look| bench.look(other, "A1", look));
-    let state = bench.staleness.state.lock();
+    let state = bench.staleness.looks.lock();
     assert_eq!(state.keys, MAX_KEYS);
     assert_eq!(state.scopes[bench.keys[other].key.scope()].keys.len(), 1);
 }
@@ -120,7 +120,7 @@ fn a_scope_with_many_runs_shortens_no_history_of_others() {
             bench.look(*list, &format!("A{version}"), version);
         }
     }
-    let state = bench.staleness.state.lock();
+    let state = bench.staleness.looks.lock();
     assert!(state.runs <= MANY_RUNS + MAX_RUNS, "{}", state.runs);
     let runs = |list: usize| state.scopes[bench.keys[list].key.scope()].keys[&bench.keys[list]].runs.len();
     assert!(runs(own) == MAX_RUNS && others.iter().any(|other| runs(*other) < MAX_RUNS));
@@ -136,7 +136,7 @@ fn the_looks_at_shared_lists_of_a_scope_that_becomes_private_are_forgotten() {
     let other = bench.add_list("other", "1");
     (0..3).for_each(|list| bench.look(list, "A1", 1));
     bench.staleness.forget_shared(|scope| scope == owned.key.scope());
-    let state = bench.staleness.state.lock();
+    let state = bench.staleness.looks.lock();
     let keys: Vec<_> = state.scopes[owned.key.scope()].keys.keys().collect();
     assert!(keys == [&owned] && state.scopes[bench.keys[other].key.scope()].keys.len() == 1);
     assert_eq!((state.keys, state.runs), (2, 2));

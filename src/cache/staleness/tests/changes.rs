@@ -15,7 +15,7 @@ fn a_difference_counts_when_a_second_look_confirms_it() {
     ] {
         let mut bench = Bench::new(1);
         bench.looks(looks);
-        let state = bench.staleness.state.lock();
+        let state = bench.staleness.looks.lock();
         let key = state.scopes.values().next().unwrap().keys.values().next().unwrap();
         let changes = key.spans(false).iter().filter(|span| matches!(span, history::Span::Changed { .. })).count();
         assert_eq!(changes > 0, is_change, "{looks}");
@@ -40,7 +40,7 @@ fn an_odd_caller_does_not_hide_or_add_changes() {
         let end = bench.looks(&format!("{CALM} C4 A1 C5 A1 {} A2 {} B2", odd[0], odd[1]));
         let [wrong, _, upper] = bench.wrong(end);
         assert!(wrong > 20.0 && wrong < 130.0 && upper < 140.0, "{odd:?}: {wrong} {upper}");
-        let runs = bench.staleness.state.lock().runs;
+        let runs = bench.staleness.looks.lock().runs;
         assert_eq!(runs, 2, "{odd:?}");
     }
 }
@@ -49,7 +49,7 @@ fn an_odd_caller_does_not_hide_or_add_changes() {
 fn odd_callers_of(looks: &str) -> String {
     let mut bench = Bench::new(1);
     let end = f64::from(bench.looks(looks));
-    let state = bench.staleness.state.lock();
+    let state = bench.staleness.looks.lock();
     let odd = &state.scopes.values().next().unwrap().findings.odd_callers;
     "ABCXY".chars().filter(|name| odd.contains(caller(&name.to_string()), end)).collect()
 }

@@ -101,7 +101,7 @@ fn looks_of_long_ago_are_no_evidence() {
 fn too_few_steps_make_the_ratio_unknown() {
     let mut bench = Bench::new(1);
     let end = f64::from(bench.looks(&format!("{CALM} A2 B2")));
-    let state = bench.staleness.state.lock();
+    let state = bench.staleness.looks.lock();
     let (scope, looks) = state.scopes.iter().next().unwrap();
     let collect = || measure::collect(scope, looks, end);
     for (steps, is_known) in [(0, false), (100, false), (1_000_000, true)] {

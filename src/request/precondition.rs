@@ -1,4 +1,4 @@
-//! Conditional requests (RFC 9110 §13): the gateway's own to upstream, and those of clients for stored responses.
+//! Preconditions (RFC 9110 §13): the gateway's own to upstream, and those of clients for stored responses.
 
 use std::time::{Duration, SystemTime};
 
