@@ -120,7 +120,9 @@ async fn each_request_is_an_event_with_the_fields_of_its_log_line() {
     for line in &mut lines {
         ["timestamp", "level", "target", "message"].into_iter().for_each(|name| drop(line.remove(name)));
     }
+    // The record of the last hit may end after its response has come.
     let mut events = reader.requests();
+    events.drain(..events.len() - lines.len());
     assert!(
         events.iter_mut().all(|event| event.remove("time_ms").is_some_and(|ms| ms.as_u64() > Some(1_600_000_000_000)))
     );
