@@ -388,7 +388,7 @@ function updateUpstream(block, service) {
     tally(block.querySelector(".endings"), `upstream.${service.service}.requests`, counted(service.requests), "no calls yet");
 }
 
-/** A problem is of the kind of its cause, with which it begins. */
+/** The event of a condition begins with its cause, and belongs to it. */
 const kindAndCause = ({ kind, what }) => (kind.startsWith("condition") ? `${kind} ${/^[\w-]*/.exec(what)[0]}` : kind);
 
 /** One row for each kind of event, with what it was about, the latest first. */
