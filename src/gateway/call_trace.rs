@@ -1,7 +1,9 @@
 //! The trace of a call to upstream: its span, if that is exported, and the `traceparent` that upstream gets.
 
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 
+use super::cache_request::CacheRequest;
+use super::fetch_result::FetchPurpose;
 use super::observer::Observer;
 use crate::request::id::{RequestId, RequestIds};
 use crate::request::trace::TraceContext;
@@ -52,6 +54,18 @@ impl CallTrace {
         let context = if parent.is_some() { context.with_span(ids.next().span()) } else { context };
         let span = CallSpan::begin(tracer, context, parent, target());
         TracedCall { span: Some(span), context: Some(context) }
+    }
+}
+
+/// What is called for a product list, and why.
+pub(super) fn call_target(request: &CacheRequest, purpose: FetchPurpose) -> CallTarget<'_> {
+    let (key, operation) = (&request.lookup.key, request.lookup.key.operation());
+    CallTarget {
+        method: &Method::GET,
+        origin: key.origin(),
+        path: key.scope().path(),
+        operation: Some((&operation.name, operation.template.to_string())),
+        purpose: purpose.into_str(),
     }
 }
 

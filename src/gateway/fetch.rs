@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
-use super::call_trace::CallTrace;
+use super::call_trace::{CallTrace, call_target};
 use super::charge;
 use super::claim::{Claimant, Claimed, EndedClaim};
 use super::denial::apply_denial;
@@ -32,7 +32,6 @@ use crate::request::precondition::Validator;
 use crate::request::trace::TraceContext;
 use crate::telemetry::calls::UpstreamCall;
 use crate::telemetry::record::RequestRecord;
-use crate::telemetry::traces::CallTarget;
 use crate::upstream::client::FetchContext;
 use crate::upstream::gate::{Class, Permit};
 use crate::upstream::{CallerRefusal, Failure, UpstreamError, UpstreamResponse, is_refusal};
@@ -416,18 +415,6 @@ impl Gateway {
             // It has been found due when its turn came.
             FetchPurpose::KeepWarm => true,
         }
-    }
-}
-
-/// What a call is for its span.
-fn call_target(request: &CacheRequest, purpose: FetchPurpose) -> CallTarget<'_> {
-    let (key, operation) = (&request.lookup.key, request.lookup.key.operation());
-    CallTarget {
-        method: &Method::GET,
-        origin: key.origin(),
-        path: key.scope().path(),
-        operation: Some((&operation.name, operation.template.to_string())),
-        purpose: purpose.into_str(),
     }
 }
 
