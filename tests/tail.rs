@@ -57,7 +57,7 @@ impl Reader {
         }
     }
 
-    async fn to_end(&mut self) {
+    async fn read_to_end(&mut self) {
         while self.read().await {}
     }
 
@@ -288,7 +288,7 @@ async fn only_the_operator_reads_the_tail_and_a_new_token_ends_it() {
     reader.field(1, "status").await;
     world.reload(&token("fedcba9876543210")).unwrap();
     world.get("/nowhere").await;
-    reader.to_end().await;
+    reader.read_to_end().await;
     assert!(
         reader.text.ends_with("event: end\ndata: {\"why\":\"the admin token has changed\"}\n\n"),
         "{}",
@@ -306,7 +306,7 @@ async fn shutdown_ends_the_tail_at_once() {
     let pending = world.begin_and_reach_upstream(&world.token, LIST, 1).await;
     let World { simulator, server, .. } = world;
     let stopping = tokio::spawn(server.stop());
-    reader.to_end().await;
+    reader.read_to_end().await;
     assert!(reader.text.ends_with("event: end\ndata: {\"why\":\"the gateway is stopping\"}\n\n"), "{}", reader.text);
     simulator.release();
     within(pending).await.unwrap();
