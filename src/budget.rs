@@ -69,7 +69,7 @@ pub enum Purpose {
     Responses,
     /// Larger send buffers, for large responses.
     Sockets,
-    /// Log lines that wait to be written. The maximum is charged while the gateway runs.
+    /// Log lines that wait to be written, and spans that wait to be exported. The maximum is charged while the gateway runs.
     Log,
 }
 

@@ -28,7 +28,7 @@ use crate::request::key::RequestKey;
 use crate::request::rejection::Rejection;
 use crate::request::request_directives::RequestDirectives;
 use crate::request::route;
-use crate::request::trace::Trace;
+use crate::request::trace::TraceContext;
 use crate::request::validate;
 use crate::signing::AccessKey;
 use crate::signing::ring::SignatureRejection;
@@ -323,7 +323,7 @@ fn key_parts(
         request_id: "-".to_owned(),
         via: placeholder,
         validator: None,
-        trace: Trace::read(headers).and_then(|trace| trace.continued(0)),
+        trace: TraceContext::read(headers).and_then(|trace| trace.with_span(0).traceparent()),
         forwarded: forwarded::select(operation, headers),
     };
     let request = client::product_list_request(key, context).map_err(|error| error.to_string())?;

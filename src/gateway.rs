@@ -17,6 +17,7 @@ mod active_config;
 mod assemble;
 mod background;
 mod cache_request;
+mod call_trace;
 mod caller_class;
 mod charge;
 mod claim;
@@ -118,7 +119,6 @@ use role::Role;
 use snapshot::Snapshot;
 use wait::{AdditionalCall, DEADLINE_MARGIN, ProofWaitOutcome, Timers, WaitOutcome};
 
-/// The gateway: settings, keys, memory, and the client for upstream.
 pub struct Gateway {
     active: RwLock<Arc<ActiveConfig>>,
     /// Held during a reload, so that reloads run one after the other.
@@ -126,7 +126,7 @@ pub struct Gateway {
     callers: Callers,
     fingerprints: Fingerprints,
     fast_path: FastPath<RememberedLookup>,
-    request_ids: RequestIds,
+    request_ids: Arc<RequestIds>,
     via: Via,
     bypassing: Arc<AtomicBool>,
     memory: Arc<Memory>,

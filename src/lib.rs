@@ -67,6 +67,7 @@
 //!
 //! ```text
 //! main → cli → server → admin ─┬→ gateway → fast_path → reply ─┬→ telemetry → fleet → cache → request → catalogue, signing
+//!           │        └→ otlp ──│───────────────────────────────┤
 //!           ├→ simulator       └→ explain ─────────────────────┴→ upstream ────────────────────┘
 //!           └→ config → request, signing, proxy_config      all → budget → request, all → clock, random, stream, sync
 //! ```
@@ -77,10 +78,12 @@
 //! - [`budget`] counts the memory that clients make the gateway hold.
 //! - [`cache`] has entries, grants, backoffs, flights and measured staleness. Only `cache/store.rs` uses moka, and
 //!   only `cache/flights.rs` waits.
-//! - [`upstream`] has the only HTTP client of the gateway, the queues of calls ([`upstream::gate`]), and the ledger of
+//! - [`upstream`] has the only HTTP client for requests, the queues of calls ([`upstream::gate`]), and the ledger of
 //!   upstream's quotas ([`upstream::quota`]). [`proxy_config`] says which route it takes.
 //! - [`fleet`] is a second tier: an engine (Valkey or Redis) that several gateways share, and the log of what they tell each
 //!   other. No request depends on it.
+//! - [`otlp`] exports spans and metrics to OpenTelemetry. `telemetry/traces.rs` decides which requests have spans, and
+//!   makes them when requests and calls have ended. No request depends on it.
 //! - [`seal`] encrypts what leaves the process, and [`snapshot`] is the file of the snapshot. Both do not know what is in
 //!   the records.
 //! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
@@ -95,7 +98,8 @@
 //!    - Validators of the stored entry are sent to revalidate it.
 //!    - An operation with `forward_headers` sends more ([`request::forwarded`]). Its entries belong to one caller
 //!      ([`catalogue::Operation::unshareable`]), unless it forwards only W3C trace headers.
-//!    - A valid `traceparent` is continued ([`request::trace`]), and `Via` is sent so that loops are detected.
+//!    - A valid `traceparent` is continued, or the gateway begins a trace ([`request::trace`]): upstream gets only hex
+//!      digits, and no response may depend on them. `Via` is sent so that loops are detected.
 //!
 //!    Only the caller's own credential is sent: its token, or a signature that the gateway makes with the caller's
 //!    access key.
@@ -222,6 +226,7 @@
 //!   and the key's grants end (`gateway/keep_warm.rs`).
 //! - **Varying field**: a header field of which clients send another value with each request, and that changes no key:
 //!   a trace, a signature or its date, `If-None-Match` ([`fast_path`]).
+//! - **Span**: what OpenTelemetry gets of a request or of an upstream call, if the request is *sampled*.
 //! - **Slot**: the right to have one call in flight (`upstream.max_calls`). A call waits for its *turn* to get one.
 //! - **Quota**: how many calls upstream accepts in a window. **Limit**: a quota and what it counts: the calls of an
 //!   API, a user, an application or a source address. A limit *holds back* a call that upstream would refuse.
@@ -252,6 +257,7 @@ mod fast_path;
 mod fleet;
 mod gateway;
 mod net;
+mod otlp;
 mod proxy_config;
 mod random;
 mod reply;

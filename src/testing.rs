@@ -106,7 +106,7 @@ pub mod request {
         pub use crate::request::target::{check, rebased, translate};
     }
     pub mod trace {
-        pub use crate::request::trace::Trace;
+        pub use crate::request::trace::TraceContext;
     }
     pub mod validate {
         pub use crate::request::validate::{Invalid, MAX_FIELDS, MAX_MEMBERS, MAX_PARAMETERS, check, normalize};

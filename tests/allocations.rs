@@ -79,6 +79,11 @@ async fn exchange(client: &mut TcpStream, head: &str, response: &mut [u8]) -> us
 
 /// The number of allocations of a thousand hits.
 fn allocations(token_length: usize, new: New) -> u64 {
+    allocations_with(token_length, new, "")
+}
+
+/// The same with more settings.
+fn allocations_with(token_length: usize, new: New, more: &str) -> u64 {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let (mut client, _server, heads, mut response) = runtime.block_on(async {
         let simulator = Box::leak(Box::new(Simulator::start().await.unwrap()));
@@ -91,7 +96,7 @@ fn allocations(token_length: usize, new: New) -> u64 {
             given(&["listen", "admin"], "127.0.0.1:0"),
         ];
         let key = simulator.access_key(PROJECT);
-        let settings = format!("[[access_key]]\nid = {:?}\nsecret = {:?}\n", key.id, key.secret);
+        let settings = format!("[[access_key]]\nid = {:?}\nsecret = {:?}\n{more}", key.id, key.secret);
         let config = Config::from_layers("test", &settings, &overrides).unwrap();
         let server = Server::start(&config, Clock::System).await.unwrap();
         let mut client = TcpStream::connect(server.proxy_address()).await.unwrap();
@@ -128,6 +133,13 @@ fn a_hit_on_the_fast_path_does_not_allocate() {
         // The cache's maintenance allocates: 180 times per thousand hits when this test was written.
         assert!(allocations <= ROUNDS / 2, "{allocations} allocations by {ROUNDS} hits, token of {token} bytes");
     }
+}
+
+#[test]
+fn a_hit_that_is_not_sampled_does_not_allocate_for_its_span() {
+    let otlp = "[otlp]\nendpoint = \"http://127.0.0.1:9\"\nmetrics = false\nsampling_rate = 0\n";
+    let allocations = allocations_with(32, New::Nothing, otlp);
+    assert!(allocations <= ROUNDS / 2, "{allocations} allocations by {ROUNDS} hits");
 }
 
 #[test]

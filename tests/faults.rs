@@ -48,7 +48,8 @@ impl<'w> TestCall<'w> {
         let proxy_config =
             ProxyConfig::read(|name| self.proxy.filter(|_| name == "HTTPS_PROXY").map(Into::into)).unwrap();
         let pem = self.ca_file.map(|path| std::fs::read(path).unwrap());
-        let named = self.ca_file.zip(pem.as_deref()).map(|(path, pem)| Authorities { path, pem });
+        let named =
+            self.ca_file.zip(pem.as_deref()).map(|(path, pem)| Authorities { setting: "upstream.ca_file", path, pem });
         let client = HttpClient::new(named, proxy_config, limits, Via::new(1), Clock::System, |_| {}).unwrap();
         let (scheme, authority) = self.url.split_once("://").unwrap();
         let origin = Origin::new(scheme.parse().unwrap(), authority.parse().unwrap());

@@ -68,6 +68,7 @@ fn the_cache_uses_no_http_client_and_one_file_uses_moka() {
 
 #[test]
 fn only_upstream_has_an_http_client() {
+    must_not_name(&[""], &["hyper::client"], &["upstream", "otlp/connection.rs", "cli"]);
     // The demo is a client of the gateway.
     must_not_name(&[""], &["client::legacy"], &["upstream", "net/connector.rs", "cli/demo"]);
 }
@@ -88,7 +89,7 @@ fn only_net_opens_sockets() {
     must_not_name(&[""], &names, &["net.rs", "net/"]);
     must_not_name(&[""], &["UnixStream", "UnixListener", "UnixDatagram"], &["cli/supervisor.rs"]);
     // Everything else gets bytes.
-    let users = ["net.rs", "net/", "server", "upstream", "fleet/dialer.rs", "cli"];
+    let users = ["net.rs", "net/", "server", "upstream", "fleet/dialer.rs", "otlp/connection.rs", "cli"];
     must_not_name(&[""], &["crate::net"], &users);
 }
 
@@ -104,7 +105,7 @@ fn only_sync_has_locks() {
 
 #[test]
 fn lower_layers_do_not_use_the_gateway() {
-    let steps = ["catalogue", "request", "cache", "upstream", "reply", "telemetry", "fast_path", "explain.rs"];
+    let steps = ["catalogue", "request", "cache", "upstream", "reply", "telemetry", "otlp", "fast_path", "explain.rs"];
     must_not_name(&steps, &["crate::gateway", "crate::server", "crate::admin", "crate::cli"], &[]);
     must_not_name(&[""], &["crate::simulator"], &["simulator", "cli/demo", "cli/simulate.rs", "testing.rs"]);
 }
@@ -125,7 +126,7 @@ fn the_fast_path_is_used_through_its_interface_alone() {
 #[test]
 fn folders_import_only_what_the_table_allows() {
     // Each folder of `src`, and the folders that it may import besides itself. The lowest come first.
-    let table: [(&str, &[&str]); 24] = [
+    let table: [(&str, &[&str]); 25] = [
         ("catalogue", &[]),
         ("signing", &[]),
         ("clock", &[]),
@@ -144,6 +145,7 @@ fn folders_import_only_what_the_table_allows() {
             "telemetry",
             &["budget", "cache", "request", "catalogue", "config", "clock", "fleet", "seal", "signing", "upstream"],
         ),
+        ("otlp", &["clock", "config", "request", "telemetry", "upstream"]),
         ("reply", &["budget", "cache", "request", "signing", "telemetry", "upstream", "stream"]),
         ("fast_path", &["cache", "catalogue", "clock", "reply", "request", "telemetry"]),
         ("explain", &["catalogue", "config", "request", "signing", "upstream"]),
@@ -178,6 +180,7 @@ fn folders_import_only_what_the_table_allows() {
                 "config",
                 "fast_path",
                 "gateway",
+                "otlp",
                 "request",
                 "stream",
                 "telemetry",
@@ -291,6 +294,7 @@ fn steps_of_the_path_do_not_call_each_other() {
         "message",
         "scope_record",
         "key_trial",
+        "call_trace",
     ];
     let values = ["connection", "cache_request", "role", "fetch_result", "denial"];
     // These call the steps, or are about the gateway as a whole.

@@ -107,6 +107,7 @@ mod terraform;
 mod tls;
 mod tls_files;
 mod tls_listener;
+mod traces;
 mod tracing;
 mod trailers;
 mod unshareable;

@@ -5,6 +5,7 @@ pub mod engine;
 pub mod fleet;
 pub mod frames;
 pub mod in_process;
+pub mod otlp;
 pub mod process;
 pub mod raw_client;
 pub mod raw_upstream;

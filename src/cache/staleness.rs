@@ -92,6 +92,8 @@ use crate::random::HashMap;
 use crate::request::key::Scope;
 use crate::sync::Mutex;
 
+/// The most scopes. Beyond this the least active one is forgotten: its ttl is the configured one again.
+const MAX_SCOPES: usize = 256;
 /// Larger keys, in bytes, are not measured: they would take memory that no budget counts.
 const MAX_KEY_SIZE: usize = 1024;
 /// How far back looks are used, in seconds.

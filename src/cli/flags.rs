@@ -14,7 +14,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint, value_parser};
 use toml::Table;
 
-use super::secrets;
+use super::{otel_variables, secrets};
 use crate::config::table::{Flag, Setting};
 use crate::config::{self, ConfigError, Override, REFERENCE, SettingsSource};
 use crate::proxy_config::ProxyConfig;
@@ -53,6 +53,7 @@ impl FlagSettings {
     pub(super) fn source(self, environment: impl Fn(&str) -> Option<OsString>) -> Result<SettingsSource, ConfigError> {
         let mut overrides = self.overrides(&environment);
         overrides.extend(secrets::admin_token(&environment)?);
+        overrides.extend(otel_variables::overrides(&environment)?);
         let file = self.config.or_else(|| from_environment(CONFIG, &environment).map(|(_, value)| value.into()));
         let key = secrets::access_key(&environment)?;
         Ok(SettingsSource::new(file, overrides, ProxyConfig::read(environment)?).with_key(key))

@@ -9,6 +9,7 @@ mod generate;
 mod health;
 mod inherit;
 mod init;
+mod otel_variables;
 mod probe;
 mod reload;
 mod runtime;

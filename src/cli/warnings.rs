@@ -216,9 +216,13 @@ fn secrets(settings: &Settings) -> impl Iterator<Item = (String, &Secret)> {
         [Some((name("secret"), &entry.secret)), token].into_iter().flatten()
     });
     let token = settings.listen.admin_token.as_ref().map(|token| ("listen.admin_token".to_owned(), token));
-    let fleet = [("fleet.secret", &settings.fleet.secret), ("fleet.password", &settings.fleet.password)];
-    let fleet = fleet.into_iter().filter_map(|(name, secret)| Some((name.to_owned(), secret.as_ref()?)));
-    keys.chain(token).chain(fleet)
+    let others = [
+        ("fleet.secret", &settings.fleet.secret),
+        ("fleet.password", &settings.fleet.password),
+        ("otlp.headers", &settings.otlp.headers),
+    ];
+    let others = others.into_iter().filter_map(|(name, secret)| Some((name.to_owned(), secret.as_ref()?)));
+    keys.chain(token).chain(others)
 }
 
 /// Secrets that look like the path of a file.

@@ -143,7 +143,12 @@ mod tests {
              [fleet]\nengine = \"rediss://host\"\nname = \"n\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n\
              password = \"p\"\nca_file = \"/ca\"\ncert_file = \"/c\"\nkey_file = \"/k\"\nbudget = \"4ms\"\nsync = \"2s\"\ngrants = false\n\
              max_body_size = \"2MiB\"\ninsecure_plaintext = true\n\
-             [limits]\nmax_connections = 3\n[log]\nformat = \"json\"",
+             [limits]\nmax_connections = 3\n[log]\nformat = \"json\"\n\
+             [otlp]\nendpoint = \"https://a\"\ntraces_endpoint = \"https://b\"\nmetrics_endpoint = \"https://c\"\n\
+             protocol = \"grpc\"\nheaders = \"a=b\"\nca_file = \"/o\"\ntimeout = \"1s\"\ntraces = false\n\
+             sampler = \"always_on\"\nsampling_rate = 0.1\nmax_queue = 2\nmax_batch = 1\nbatch_delay = \"1s\"\n\
+             retry_for = \"1s\"\nmetrics = false\nmetrics_interval = \"1s\"\nservice_name = \"s\"\n\
+             resource_attributes = \"a=b\"",
         );
         let changes = SettingsDiff::between(&in_force, &given);
         assert_eq!(changes.applied, ["cache.ttl"]);

@@ -9,7 +9,7 @@ use super::names::BaseUrl;
 use super::read::read;
 use super::setting_error::SettingError;
 use super::units::Size;
-use super::{Config, Settings, access_keys, fleet, keep_warm, operations, quota};
+use super::{Config, Settings, access_keys, fleet, keep_warm, operations, otlp, quota};
 use crate::catalogue::{Origin, Service};
 use crate::proxy_config::ProxyConfig;
 
@@ -39,7 +39,7 @@ pub(super) fn check(table: &Table) -> Result<Config, CheckError> {
         return Err(CheckError::NoUpstream);
     }
     let (keys, admin_token, keep_warm, proxy_config) = (Arc::default(), None, Vec::new(), ProxyConfig::default());
-    Ok(Config { settings, catalogue, keys, admin_token, keep_warm, quotas, fleet: None, proxy_config })
+    Ok(Config { settings, catalogue, keys, admin_token, keep_warm, quotas, fleet: None, otlp: None, proxy_config })
 }
 
 /// The origin of a service: its URL setting, or the public endpoint in the region.
@@ -70,6 +70,7 @@ fn consistent(settings: &Settings) -> Result<(), String> {
     let listen = &settings.listen;
     listen.files_are_consistent()?;
     fleet::check(&settings.fleet)?;
+    otlp::check(&settings.otlp)?;
     listen.check_addresses(listen.proxy.0, listen.admin.0)?;
     distinct(&[
         ("listen.proxy", listen.proxy.0),

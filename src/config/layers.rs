@@ -16,6 +16,7 @@ use super::fleet::FleetConfig;
 use super::further_errors::MAX_REPORTED;
 use super::locations::Locations;
 use super::names::Address;
+use super::otlp::OtlpConfig;
 use super::read::not_toml;
 use super::secret::{AdminToken, Secret};
 use super::setting_error::SettingError;
@@ -94,18 +95,20 @@ impl Config {
         let token = token.map(|secret| AdminToken::look_up(&secret, files)).transpose();
         let keys = access_keys::ring(&entries, files);
         let fleet = config.as_ref().map(|config| FleetConfig::look_up(&config.settings.fleet, files)).transpose();
-        let (keys, token, fleet) = match (keys, token, fleet) {
-            (Ok(keys), Ok(token), Ok(fleet)) => (keys, token, fleet.flatten()),
-            (keys, token, fleet) => {
-                let errors = keys.err().into_iter().flatten().take(MAX_REPORTED).chain(token.err()).chain(fleet.err());
+        let otlp = config.as_ref().map(|config| OtlpConfig::look_up(&config.settings.otlp, files)).transpose();
+        let (keys, token, fleet, otlp) = match (keys, token, fleet, otlp) {
+            (Ok(keys), Ok(token), Ok(fleet), Ok(otlp)) => (keys, token, fleet.flatten(), otlp.flatten()),
+            (keys, token, fleet, otlp) => {
+                let keys = keys.err().into_iter().flatten().take(MAX_REPORTED);
+                let errors = keys.chain(token.err()).chain(fleet.err()).chain(otlp.err());
                 all.extend(errors.map(SettingError::from).map(|error| report(origin_of(&error), &error)));
-                (KeyRing::default(), None, None)
+                (KeyRing::default(), None, None, None)
             }
         };
         match (ConfigError::together(all), config) {
             (None, Some(config)) => {
                 let keep_warm = keep_warm::expand(&config.settings.keep_warm, &keys);
-                Ok(Self { keys: Arc::new(keys), admin_token: token, keep_warm, fleet, ..config })
+                Ok(Self { keys: Arc::new(keys), admin_token: token, keep_warm, fleet, otlp, ..config })
             }
             (error, config) => Err((error.unwrap_or(ConfigError::NoUpstream), config.map(Box::new))),
         }

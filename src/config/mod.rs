@@ -23,6 +23,8 @@ pub(crate) mod names;
 pub(crate) mod network;
 pub(crate) mod operation;
 pub(crate) mod operations;
+pub(crate) mod otlp;
+mod otlp_values;
 pub(crate) mod quota;
 mod read;
 pub(crate) mod read_file;
@@ -47,6 +49,7 @@ use files::Files;
 use fleet::FleetConfig;
 use keep_warm::KeepWarm;
 pub(crate) use layers::{metrics_address, set};
+use otlp::OtlpConfig;
 use secret::AdminToken;
 pub(crate) use settings::Settings;
 pub(crate) use units::Size;
@@ -80,6 +83,8 @@ pub struct Config {
     pub quotas: Vec<ConfiguredQuota>,
     /// `None` without `fleet.engine`.
     pub fleet: Option<FleetConfig>,
+    /// `None` if nothing is exported.
+    pub otlp: Option<OtlpConfig>,
     /// From the environment, not from the file. By default, connections are direct.
     pub proxy_config: ProxyConfig,
 }

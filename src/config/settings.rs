@@ -15,6 +15,7 @@ use super::keep_warm::KeepWarmSettings;
 use super::names::{Address, BaseUrl, HeaderField, Region};
 use super::network::Network;
 use super::operation::OperationSettings;
+use super::otlp_values::{OtlpProtocol, OtlpUrl, Rate, ResourceAttributes, SamplerName, ServiceLabel};
 use super::quota::QuotaSettings;
 use super::secret::Secret;
 use super::table::FollowUp::{LogUpstream, SetLogLevel, WarnAboutCertificate, WarnAboutPlaintext};
@@ -45,6 +46,7 @@ settings! {
         pub quota: Vec<QuotaSettings> = RUN_TIME,
         pub limits: LimitsSettings,
         pub log: LogSettings,
+        pub otlp: OtlpSettings,
     }
 
     pub struct ListenSettings ["listen"] {
@@ -145,5 +147,26 @@ settings! {
             .with_flag("log-level", "LEVEL", "error, warn, info, debug or trace")
             .with_follow_ups(&[SetLogLevel]),
         pub access: AccessLog = RUN_TIME,
+    }
+
+    pub struct OtlpSettings ["otlp"] {
+        pub endpoint: Option<OtlpUrl> = RESTART,
+        pub traces_endpoint: Option<OtlpUrl> = RESTART,
+        pub metrics_endpoint: Option<OtlpUrl> = RESTART,
+        pub protocol: OtlpProtocol = RESTART,
+        pub headers: Option<Secret> = RESTART,
+        pub ca_file: Option<PathBuf> = RESTART,
+        pub timeout: Span = RESTART,
+        pub traces: bool = RESTART,
+        pub sampler: SamplerName = RESTART,
+        pub sampling_rate: Rate = RESTART,
+        pub max_queue: Count = RESTART,
+        pub max_batch: Count = RESTART,
+        pub batch_delay: Span = RESTART,
+        pub retry_for: Span = RESTART,
+        pub metrics: bool = RESTART,
+        pub metrics_interval: Span = RESTART,
+        pub service_name: ServiceLabel = RESTART,
+        pub resource_attributes: Option<ResourceAttributes> = RESTART,
     }
 }

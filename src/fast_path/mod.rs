@@ -75,6 +75,7 @@ pub trait HitSource {
 pub struct ReceivedHead<'h> {
     pub fingerprint: Fingerprint,
     pub(crate) varying: VaryingFields<'h>,
+    pub(crate) version: Version,
     /// In bytes.
     pub size: usize,
 }
@@ -136,7 +137,8 @@ impl<L> FastPath<L> {
     fn read<'h>(&self, head: &'h [u8]) -> Option<ReceivedHead<'h>> {
         let mut known = self.fingerprints.of_parts();
         let varying = varying::split(head, |part| known.add(part))?;
-        Some(ReceivedHead { fingerprint: known.finish(), varying, size: head.len() })
+        // HTTP/1.0 is not remembered.
+        Some(ReceivedHead { fingerprint: known.finish(), varying, version: Version::HTTP_11, size: head.len() })
     }
 
     /// Reads an HTTP/2 head as far as the fast path has to. `None` in HTTP/1, where the bytes were compared before.
@@ -150,7 +152,8 @@ impl<L> FastPath<L> {
         let varying = varying::split_parsed(head, |part| known.add(part))?;
         // The full path counts the authority as a `Host`.
         let host = head.uri.authority().map_or(0, |authority| HOST.as_str().len() + authority.as_str().len() + 4);
-        Some(ReceivedHead { fingerprint: known.finish(), varying, size: head_size(head) + host })
+        let size = head_size(head) + host;
+        Some(ReceivedHead { fingerprint: known.finish(), varying, version: head.version, size })
     }
 
     /// Called when hyper has read a request. Returns the fingerprint of its head if the head may be remembered: it has
@@ -168,12 +171,18 @@ impl<L> FastPath<L> {
     }
 
     /// Remembers the lookup of a request that was a hit, and what its record says of its head.
-    pub fn remember(&self, head: Fingerprint, lookup: L, operation: &Arc<Operation>, record: &RequestRecord) {
+    pub fn remember(
+        &self,
+        head: Fingerprint,
+        lookup: L,
+        operation: &Arc<Operation>,
+        heading: Option<Arc<Heading>>,
+        caller: Option<Arc<CallerCounts>>,
+    ) {
         // The fast path may have been switched off since the head arrived.
         if self.is_on() {
             let series = self.fast_path_metrics.series(self.sinks.metrics(), operation);
             let operation = Arc::clone(operation);
-            let (heading, caller) = (record.heading().cloned(), record.caller().cloned());
             self.heads.insert(head, Arc::new(RememberedHead { lookup, operation, heading, series, caller }));
         }
     }
@@ -220,14 +229,14 @@ impl<L> FastPath<L> {
         S: HitSource<Lookup = L>,
     {
         let remembered = self.heads.get(&head.fingerprint)?;
-        // Logging or a tail may have begun since the head was remembered.
-        if remembered.heading.is_none() && self.sinks.need_description() {
+        // Logging, a tail or a trace may have begun since the head was remembered.
+        if remembered.heading.is_none() && self.sinks.may_need_description() {
             return None;
         }
         let Hit { entry, now, request_id, client } = source.hit(&remembered.lookup, head, connection)?;
         self.fast_path_metrics.hit();
         let (sinks, clock) = (Arc::clone(&self.sinks), self.clock.clone());
-        let line = (remembered.heading.as_ref(), client, head.varying.traceparent());
+        let line = (remembered.heading.as_ref(), client, head.version, head.varying.traceparent());
         let counted = (&*remembered.operation, &remembered.series, entry.key());
         let mut record = RequestRecord::begin_hit(sinks, clock, request_id, line, counted, remembered.caller.as_ref());
         let names = |list: &str| entry.head().get(ETAG).is_some_and(|tag| precondition::lists(list.as_bytes(), tag));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use super::fetcher::Fetcher;
 use super::fleet_setup;
@@ -30,6 +30,7 @@ use crate::cache::second_tier::SecondTier;
 use crate::cache::store::{CacheKey, PurgeSelection, Store};
 use crate::catalogue::Service;
 use crate::clock::Clock;
+use crate::config::otlp::OtlpConfig;
 use crate::config::{Config, Mode, OnOutage, Settings, Size};
 use crate::fast_path::FastPath;
 use crate::fleet::Watcher;
@@ -46,8 +47,10 @@ use crate::telemetry::failures::Failures;
 use crate::telemetry::health::Healths;
 use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::outcome::SpanResult;
 use crate::telemetry::sinks::Sinks;
 use crate::telemetry::sources::InUse;
+use crate::telemetry::traces::{Sampler, Span, Tracer};
 use crate::upstream::Upstream;
 use crate::upstream::key_breaker::KeyBreaker;
 use crate::upstream::quota::{Ledger, LimitState};
@@ -191,7 +194,8 @@ impl Gateway {
         let Backends { upstream, client_config, mut second_tier, snapshot, mut hints } = backends;
         let settings = &config.settings;
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
-        let sinks = Arc::new(Sinks::new(Arc::clone(&metrics), clock.clone()));
+        let (tracer, spans) = config.otlp.as_ref().and_then(|otlp| tracer(otlp, &metrics, &clock)).unzip();
+        let sinks = Arc::new(Sinks::new(Arc::clone(&metrics), tracer, clock.clone()));
         let observer = Arc::new(Observer {
             digests,
             events: Events::default(),
@@ -202,6 +206,7 @@ impl Gateway {
             started: clock.timer_now(),
             metrics: Arc::clone(&metrics),
             sinks: Arc::clone(&sinks),
+            spans: Mutex::new(spans),
             clock: clock.clone(),
         });
         let mut fleet = None;
@@ -224,7 +229,7 @@ impl Gateway {
         let callers_key = sealer.map_or_else(|| random.key("callers"), |sealer| Ok(sealer.callers_key()))?;
         let callers = Callers::new(callers_key);
         let fingerprints = Fingerprints::new(random.key("last credentials")?);
-        let request_ids = RequestIds::new(random.key(REQUEST_IDS)?);
+        let request_ids = Arc::new(RequestIds::new(random.key(REQUEST_IDS)?));
         let revocations = Arc::<Revocations>::default();
         let grants = Arc::new(Grants::new(grant_policy(settings), Arc::clone(&revocations)).in_fleet(sync));
         let limits = flight_limits(settings);
@@ -394,6 +399,15 @@ impl Gateway {
         self.fetcher.lone_flights.close_all();
         self.fetcher.keep_warm_changes.notify_one();
     }
+}
+
+/// The tracer, and the spans that it exports, if spans are exported.
+fn tracer(otlp: &OtlpConfig, metrics: &Metrics, clock: &Clock) -> Option<(Arc<Tracer>, mpsc::Receiver<Span>)> {
+    otlp.traces.as_ref()?;
+    let dropped = metrics.otlp_spans.with_label_values(&[SpanResult::QueueFull.into_str()]);
+    let sampler = Sampler::new(otlp.sampler, otlp.sampling_rate);
+    let (tracer, spans) = Tracer::new(sampler, otlp.max_queue, dropped, clock.clone());
+    Some((Arc::new(tracer), spans))
 }
 
 /// The size of the memory budget, in bytes.

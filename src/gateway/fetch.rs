@@ -5,8 +5,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 
+use super::call_trace::CallTrace;
 use super::charge;
 use super::claim::{Claimant, Claimed, EndedClaim};
 use super::denial::apply_denial;
@@ -28,8 +29,10 @@ use crate::cache::lifetime::ResponseTimes;
 use crate::cache::store::{CacheKey, Epoch};
 use crate::request::forwarded;
 use crate::request::precondition::Validator;
+use crate::request::trace::TraceContext;
 use crate::telemetry::calls::UpstreamCall;
 use crate::telemetry::record::RequestRecord;
+use crate::telemetry::traces::CallTarget;
 use crate::upstream::client::FetchContext;
 use crate::upstream::gate::{Class, Permit};
 use crate::upstream::{CallerRefusal, Failure, UpstreamError, UpstreamResponse, is_refusal};
@@ -54,6 +57,7 @@ struct Fetch {
     new: NewFetch,
     request: CacheRequest,
     context: FetchContext,
+    trace: CallTrace,
     /// The turn, if the call has had it already.
     turn: Option<Turn>,
     /// For the response.
@@ -68,6 +72,7 @@ struct SentCall<'g> {
     epoch: Epoch,
     pending_grant: PendingGrant,
     call_metrics: UpstreamCall<'g>,
+    span: Option<TraceContext>,
     revalidated: Option<(Arc<Entry>, Validator)>,
     result: Result<UpstreamResponse, UpstreamError>,
     times: ResponseTimes,
@@ -91,30 +96,38 @@ impl Gateway {
             request_id: record.request_id().to_owned(),
             via: self.via.trail(headers),
             validator: None,
-            trace: record.forward_trace(headers),
+            trace: None,
             forwarded: forwarded::select(request.lookup.key.operation(), headers),
         };
-        self.spawn_fetch(new, request, context, None);
+        self.spawn_fetch(new, request, context, record.forward_trace(headers).into(), None);
     }
 
     /// The same without a client, for a call that has had its turn. The request is built only from the key, the
     /// credential and constants.
     pub(super) fn start_own_fetch(self: &Arc<Self>, new: NewFetch, request: &CacheRequest, turn: Turn) {
+        let id = self.request_ids.next();
         let context = FetchContext {
             credential: request.credential.kept(),
             date: self.clock.date(),
-            request_id: self.request_ids.next().as_str().to_owned(),
+            request_id: id.as_str().to_owned(),
             via: self.via.trail(&HeaderMap::new()),
             validator: None,
             trace: None,
             forwarded: HeaderMap::new(),
         };
-        self.spawn_fetch(new, request, context, Some(turn));
+        self.spawn_fetch(new, request, context, CallTrace::own(&self.observer, &id), Some(turn));
     }
 
     /// The response is charged here, before the requests that wait for it can fill the share of their client. If there is
     /// no room, and a limit of upstream holds the call back, its turn would be used in vain.
-    fn spawn_fetch(self: &Arc<Self>, new: NewFetch, request: &CacheRequest, context: FetchContext, turn: Option<Turn>) {
+    fn spawn_fetch(
+        self: &Arc<Self>,
+        new: NewFetch,
+        request: &CacheRequest,
+        context: FetchContext,
+        trace: CallTrace,
+        turn: Option<Turn>,
+    ) {
         let class = self.memory.class_of(request, self.clock.now());
         let is_held = || turn.is_none() && self.fetcher.held_for(request, class).is_some();
         let Some(memory) = charge::for_response(&request.account, || !is_held()) else {
@@ -127,12 +140,12 @@ impl Gateway {
             };
             return new.leader.end(result, false);
         };
-        tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context, turn, memory }));
+        tokio::spawn(Arc::clone(self).run_fetch(Fetch { new, request: request.clone(), context, trace, turn, memory }));
     }
 
     /// Calls upstream, applies what the response changes, and releases the waiters.
     async fn run_fetch(self: Arc<Self>, fetch: Fetch) {
-        let Fetch { new, request, mut context, mut turn, mut memory } = fetch;
+        let Fetch { new, request, mut context, trace, mut turn, mut memory } = fetch;
         // The proof is held to the end of this function: then the grant is decided.
         let NewFetch { mut leader, cache_key, purpose, proof, mut throttled } = new;
         let is_for_caller_alone = purpose.is_for_caller_alone();
@@ -225,12 +238,14 @@ impl Gateway {
             // The call.
             let epoch = self.memory.store.epoch();
             let pending_grant = self.memory.grants.begin_call(request.lookup.caller_scope.clone(), sent);
-            let call_metrics = self.observer.metrics.upstream_call(service);
+            let call = trace.begin(&self.observer, &self.request_ids, || call_target(&request, purpose));
+            (context.trace, context.date) = (call.traceparent(), self.clock.date());
+            let span = call.exported();
+            let call_metrics = self.observer.metrics.upstream_call(service, call.span);
             self.observer.metrics.fetch(request.lookup.key.operation());
             if let FetchPurpose::Additional(additional) = purpose {
                 self.observer.metrics.additional_calls.with_label_values(&[additional.into_str()]).inc();
             }
-            context.date = self.clock.date();
             permit.mark_sent();
             let result = call_upstream(&request, context.clone(), memory, sent, &mut leader).await;
             permit.unsent_if_unreached(result.as_ref().err());
@@ -281,6 +296,7 @@ impl Gateway {
                 epoch,
                 pending_grant,
                 call_metrics,
+                span,
                 revalidated,
                 result,
                 times,
@@ -295,6 +311,7 @@ impl Gateway {
             epoch,
             mut pending_grant,
             call_metrics,
+            span,
             revalidated,
             result,
             times,
@@ -369,8 +386,8 @@ impl Gateway {
         let has_failed = response.as_ref().is_ok_and(|fetched| fetched.verdict == Verdict::Failure);
         let is_retry = purpose == FetchPurpose::Additional(AdditionalCallReason::Failed);
         let may_retry = has_failed && !is_retry && self.fetcher.successes.has_listed_since(service, sent);
-        let result =
-            FetchResult::Sent { leader: caller, epoch, response, duration: Some(duration), is_external, may_retry };
+        let duration = Some(duration);
+        let result = FetchResult::Sent { leader: caller, epoch, response, duration, is_external, may_retry, span };
         let (serves_all, ended) = (result.serves_all(), EndedClaim::of(sent, &result, is_stored));
         leader.end(result, serves_all);
         claim.end(memory, request, ended, &self.clock);
@@ -399,6 +416,18 @@ impl Gateway {
             // It has been found due when its turn came.
             FetchPurpose::KeepWarm => true,
         }
+    }
+}
+
+/// What a call is for its span.
+fn call_target(request: &CacheRequest, purpose: FetchPurpose) -> CallTarget<'_> {
+    let (key, operation) = (&request.lookup.key, request.lookup.key.operation());
+    CallTarget {
+        method: &Method::GET,
+        origin: key.origin(),
+        path: key.scope().path(),
+        operation: Some((&operation.name, operation.template.to_string())),
+        purpose: purpose.into_str(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::cache::grants::Proof;
 use crate::cache::store::Epoch;
 use crate::cache::unstorable::Unstorable;
 use crate::request::caller::Caller;
+use crate::request::trace::TraceContext;
 use crate::upstream::UpstreamError;
 
 /// What a call is for.
@@ -35,6 +36,17 @@ impl FetchPurpose {
     /// only the caller.
     pub(super) fn is_for_caller_alone(self) -> bool {
         matches!(self, Self::Renewal | Self::KeepWarm)
+    }
+
+    /// For the span of the call.
+    pub(super) fn into_str(self) -> &'static str {
+        match self {
+            Self::Response => "response",
+            Self::Refresh => "refresh",
+            Self::Additional(_) => "additional",
+            Self::Renewal => "renewal",
+            Self::KeepWarm => "keep-warm",
+        }
     }
 }
 
@@ -91,13 +103,16 @@ pub(super) enum FetchResult {
         /// Whether upstream answered with a 5xx, and meanwhile answered another caller's call successfully. So another
         /// caller may retry.
         may_retry: bool,
+        /// The span of the call, if it is exported.
+        span: Option<TraceContext>,
     },
 }
 
 impl FetchResult {
     /// A failure inside the gateway, before the call was sent.
     pub(super) fn failed_before_sending(leader: Caller, epoch: Epoch, error: UpstreamError) -> Self {
-        Self::Sent { leader, epoch, response: Err(error), duration: None, is_external: false, may_retry: false }
+        let (response, is_external, may_retry) = (Err(error), false, false);
+        Self::Sent { leader, epoch, response, duration: None, is_external, may_retry, span: None }
     }
 
     /// Whether upstream refused this caller, and the body of that response is still to come.

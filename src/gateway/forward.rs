@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::ActiveConfig;
 use super::cache_request::ClientIdentity;
+use super::call_trace::{CallTrace, TracedCall};
 use super::caller_class::accepts_caller;
 use super::denial::apply_denial;
 use super::fetcher::Fetcher;
@@ -32,11 +33,14 @@ use crate::reply::compose::{CacheStatus, Forward};
 use crate::reply::error::{ErrorSource, RequestError};
 use crate::request::BypassReason;
 use crate::request::decide::AuthorizationAction;
+use crate::request::id::RequestIds;
+use crate::request::trace::TRACEPARENT;
 use crate::signing::SignedTarget;
 use crate::signing::ring::{SignatureRejection, VerifiedRequest};
 use crate::stream::{StreamBody, peek, stream};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::record::RequestRecord;
+use crate::telemetry::traces::CallTarget;
 use crate::upstream::gate::{CallKind, Class, GateCall, Permit};
 use crate::upstream::key_breaker::SignatureOutcome;
 use crate::upstream::{MAX_PEEK, PEEK_TIMEOUT, UpstreamError, is_refusal};
@@ -51,6 +55,7 @@ pub(super) struct Forwarder {
     pub(super) memory: Arc<Memory>,
     pub(super) fetcher: Arc<Fetcher>,
     pub(super) observer: Arc<Observer>,
+    pub(super) request_ids: Arc<RequestIds>,
     pub(super) clock: Clock,
 }
 
@@ -136,6 +141,7 @@ impl Forwarder {
             self.wait_for_turn(client_identity, signed, service, caller_scope.as_ref(), kind).await?;
         // The upload can go on after the response has ended.
         let body = if body.is_end_stream() { body } else { charged(body, Arc::clone(&buffers)) };
+        let traced_call = self.begin_trace(&mut head, origin, signed.is_some(), record);
         if let Some(signed) = signed {
             self.renew(signed, &mut head, origin)?;
         }
@@ -144,7 +150,7 @@ impl Forwarder {
             Some(caller_scope) => Some(self.memory.grants.begin_call(caller_scope, sent)),
             None => caller.map(|caller| self.memory.grants.begin_unscoped_call(caller, service, sent)),
         };
-        let call = self.observer.metrics.upstream_call(service);
+        let call = self.observer.metrics.upstream_call(service, traced_call.span);
         permit.mark_sent();
         let permit_and_buffers = (permit, buffers);
         let can_make_known =
@@ -253,6 +259,28 @@ impl Forwarder {
             pending_grant.refused(by, None, self.clock.now());
         }
         Ok(response)
+    }
+
+    /// If the request's span is exported, upstream gets the span of the call as its parent, unless the client has signed
+    /// another one and the request is not signed anew. Otherwise the trace headers stay unchanged.
+    fn begin_trace(
+        &self,
+        head: &mut Parts,
+        origin: &Origin,
+        is_signed_anew: bool,
+        record: &RequestRecord,
+    ) -> TracedCall {
+        let target = || {
+            let (method, path) = (&head.method, head.uri.path());
+            CallTarget { method, origin, path, operation: None, purpose: "relay" }
+        };
+        let call = CallTrace::from(record.exported_trace()).begin(&self.observer, &self.request_ids, target);
+        let signature = head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+        let is_covered = memchr::memmem::find(signature, TRACEPARENT.as_str().as_bytes()).is_some();
+        if let Some(traceparent) = call.traceparent().filter(|_| is_signed_anew || !is_covered) {
+            head.headers.insert(TRACEPARENT, traceparent);
+        }
+        call
     }
 
     /// Signs a request for the host that it is sent to.

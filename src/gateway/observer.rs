@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::cache::second_tier::{NoticeKind, RecordKind};
@@ -28,6 +29,7 @@ use crate::telemetry::history::{History, Sample, Totals};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sinks::Sinks;
 use crate::telemetry::tail::Tail;
+use crate::telemetry::traces::Span;
 use crate::upstream::key_breaker::Suspended;
 use crate::upstream::quota::LimitChange;
 use crate::upstream::{Failure, UpstreamError};
@@ -37,6 +39,8 @@ pub struct Observer {
     pub(super) digests: Digests,
     pub(super) metrics: Arc<Metrics>,
     pub(super) sinks: Arc<Sinks>,
+    /// The spans to export, until the exporter takes them.
+    pub(super) spans: Mutex<Option<mpsc::Receiver<Span>>>,
     pub(super) events: Events,
     pub(super) failures: Failures,
     pub(super) healths: Healths,
@@ -72,6 +76,11 @@ impl Observer {
 
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The spans to export. Only once; `None` if spans are not exported.
+    pub(crate) fn take_spans(&self) -> Option<mpsc::Receiver<Span>> {
+        self.spans.lock().take()
     }
 
     /// Records an event, and logs it.

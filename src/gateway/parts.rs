@@ -31,7 +31,13 @@ impl Gateway {
 
     pub(super) fn forwarder(&self) -> Forwarder {
         let (memory, fetcher) = (Arc::clone(&self.memory), Arc::clone(&self.fetcher));
-        Forwarder { memory, fetcher, observer: Arc::clone(&self.observer), clock: self.clock.clone() }
+        Forwarder {
+            memory,
+            fetcher,
+            observer: Arc::clone(&self.observer),
+            request_ids: Arc::clone(&self.request_ids),
+            clock: self.clock.clone(),
+        }
     }
 
     pub(super) fn deadline_error(&self, request: &CacheRequest, is_sent: bool) -> UpstreamError {

@@ -67,8 +67,11 @@ impl Releaser<'_> {
                 return Release::Fail(RequestError::Signature(SignatureRejection::Suspended));
             }
             FetchResult::Suspended { .. } | FetchResult::Refused { .. } => return Release::ElectLeader,
-            FetchResult::Sent { leader, epoch, response, duration, is_external, may_retry } => {
+            FetchResult::Sent { leader, epoch, response, duration, is_external, may_retry, span } => {
                 record.set_upstream_time(*duration);
+                if let Some(span) = span.filter(|_| !role.leads) {
+                    record.link_to(span);
+                }
                 (leader, epoch, response, *is_external, *may_retry)
             }
         };

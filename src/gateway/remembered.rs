@@ -30,6 +30,7 @@ use crate::request::validate::MAX_FIELDS;
 use crate::signing::ring::VerifiedRequest;
 use crate::signing::{RepeatedRequest, SignedTarget, X_SDK_DATE};
 use crate::sync::Mutex;
+use crate::telemetry::completed::Heading;
 use crate::telemetry::record::RequestRecord;
 
 /// Requests with a larger key, in bytes, are not remembered, to save memory. The same with what verifies a signature.
@@ -106,7 +107,12 @@ impl Gateway {
             local: connection.local,
         };
         let operation = request.lookup.key.operation();
-        self.fast_path.remember(fingerprint, lookup, operation, record);
+        let heading = record.heading().cloned().or_else(|| {
+            // This request has none, if it is not sampled. Later ones with the same head may be.
+            let heading = || Arc::new(Heading::new(received_uri.path(), &head.headers));
+            self.observer.sinks.may_need_description().then(heading)
+        });
+        self.fast_path.remember(fingerprint, lookup, operation, heading, record.caller().cloned());
     }
 
     /// The response to an HTTP/2 request whose head is known. `None` if there is no hit, or the budget has no room for the

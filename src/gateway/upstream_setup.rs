@@ -57,7 +57,7 @@ pub(super) fn extra_authorities<'c>(
     client_config: &'c UpstreamClientConfig,
 ) -> Option<Authorities<'c>> {
     let file = config.settings.upstream.ca_file.as_deref().zip(client_config.ca_pem.as_deref());
-    file.map(|(path, pem)| Authorities { path, pem })
+    file.map(|(path, pem)| Authorities { setting: "upstream.ca_file", path, pem })
 }
 
 /// One client calls all services.

@@ -20,10 +20,15 @@ impl RequestId {
         }))
     }
 
-    /// The parent id of the request in a trace (W3C Trace Context): the second half of the id. Never zero.
+    /// The id of the request's span in a trace (W3C Trace Context): the second half of the id. Never zero.
     pub fn span(&self) -> u64 {
         let (_, half) = self.as_str().split_at(16);
         u64::from_str_radix(half, 16).unwrap_or_default().max(1)
+    }
+
+    /// The id as a number.
+    pub(super) fn bits(&self) -> u128 {
+        u128::from_str_radix(self.as_str(), 16).unwrap_or_default()
     }
 
     pub fn as_str(&self) -> &str {

@@ -4,22 +4,52 @@
 //! it has only hex digits, and no response may depend on it. `tracestate` may be any text. It is not part of the key,
 //! and is sent only if an operation is configured to send it.
 
+use std::fmt;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::id::RequestId;
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// Spans of the trace are recorded.
 const SAMPLED: u8 = 0b01;
 
 /// The flags `sampled` and `random-trace-id`. Other flags are reserved and are not sent upstream.
 const FLAGS: u8 = 0b11;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trace {
-    id: Box<str>,
+/// The id of a trace. Never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceId([u8; 16]);
+
+impl TraceId {
+    pub(crate) fn bytes(&self) -> [u8; 16] {
+        self.0
+    }
+
+    /// The half that samplers compare with their rate, because its bits are random.
+    pub(crate) fn low_half(&self) -> u64 {
+        let [.., a, b, c, d, e, f, g, h] = self.0;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+/// A span of a trace: what a `traceparent` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    pub trace_id: TraceId,
+    /// The id of the span. Never zero.
+    pub span_id: u64,
     flags: u8,
 }
 
-impl Trace {
+impl TraceContext {
     /// `None` if there is not exactly one valid `traceparent`.
     pub fn read(headers: &HeaderMap) -> Option<Self> {
         let mut named = headers.get_all(TRACEPARENT).iter();
@@ -31,29 +61,46 @@ impl Trace {
     pub(crate) fn parse(value: &str) -> Option<Self> {
         let mut parts = value.splitn(5, '-');
         let version = hex(parts.next()?, 2)?;
-        let id = hex(parts.next()?, 32).filter(|id| !is_zero(id))?;
-        hex(parts.next()?, 16).filter(|parent| !is_zero(parent))?;
-        let flags = u8::from_str_radix(hex(parts.next()?, 2)?, 16).ok()?;
+        let id = u128::from_str_radix(hex(parts.next()?, 32)?, 16).ok().filter(|&id| id != 0)?;
+        let span_id = u64::from_str_radix(hex(parts.next()?, 16)?, 16).ok().filter(|&id| id != 0)?;
+        let flags = u8::from_str_radix(hex(parts.next()?, 2)?, 16).ok()? & FLAGS;
         // Later versions may have more fields after another dash.
         let is_known = match version {
             "00" => parts.next().is_none(),
             version => version != "ff",
         };
-        is_known.then(|| Self { id: id.into(), flags: flags & FLAGS })
+        is_known.then_some(Self { trace_id: TraceId(id.to_be_bytes()), span_id, flags })
     }
 
-    pub fn id(&self) -> &str {
-        &self.id
+    /// A new trace that begins with this request. Its ids are as random as the request's.
+    pub fn begin(request: &RequestId) -> Self {
+        let trace_id = TraceId(request.bits().max(1).to_be_bytes());
+        Self { trace_id, span_id: request.span(), flags: FLAGS & !SAMPLED }
     }
 
-    /// Whether the caller may have recorded the trace.
+    /// Another span of the same trace.
+    #[must_use]
+    pub fn with_span(self, span_id: u64) -> Self {
+        Self { span_id, ..self }
+    }
+
+    #[must_use]
+    pub(crate) fn with_sampled(self, is_sampled: bool) -> Self {
+        Self { flags: if is_sampled { self.flags | SAMPLED } else { self.flags & !SAMPLED }, ..self }
+    }
+
+    /// Whether the caller may have recorded the trace, or the gateway exports the span.
     pub fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
     }
 
-    /// The `traceparent` of the upstream request: the same trace, with `span` as the parent id.
-    pub fn continued(&self, span: u64) -> Option<HeaderValue> {
-        HeaderValue::try_from(format!("00-{}-{span:016x}-{:02x}", self.id, self.flags)).ok()
+    pub(crate) fn flags(&self) -> u8 {
+        self.flags
+    }
+
+    /// The `traceparent` of a request whose parent is this span.
+    pub fn traceparent(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from(format!("00-{}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags)).ok()
     }
 }
 
@@ -63,12 +110,9 @@ fn hex(text: &str, digits: usize) -> Option<&str> {
     (text.len() == digits && text.bytes().all(is_hex)).then_some(text)
 }
 
-fn is_zero(digits: &str) -> bool {
-    digits.bytes().all(|digit| digit == b'0')
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::id::RequestIds;
     use super::*;
 
     const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -76,12 +120,24 @@ mod tests {
     #[test]
     fn a_trace_continues_with_the_gateways_parent_id() {
         for (flags, kept) in [("00", "00"), ("01", "01"), ("03", "03"), ("ff", "03")] {
-            let trace = Trace::parse(&format!("00-{ID}-00f067aa0ba902b7-{flags}")).unwrap();
-            assert_eq!(trace.id(), ID);
-            assert_eq!(trace.continued(0xab).unwrap(), format!("00-{ID}-00000000000000ab-{kept}"));
+            let trace = TraceContext::parse(&format!("00-{ID}-00f067aa0ba902b7-{flags}")).unwrap();
+            assert_eq!((trace.trace_id.to_string().as_str(), trace.span_id), (ID, 0x00f0_67aa_0ba9_02b7));
+            let continued = trace.with_span(0xab).traceparent().unwrap();
+            assert_eq!(continued, format!("00-{ID}-00000000000000ab-{kept}"));
         }
-        let later = Trace::parse(&format!("cc-{ID}-00f067aa0ba902b7-01-further-fields")).unwrap();
-        assert_eq!(later.continued(1).unwrap(), format!("00-{ID}-0000000000000001-01"));
+        let later = TraceContext::parse(&format!("cc-{ID}-00f067aa0ba902b7-01-further-fields")).unwrap();
+        assert_eq!(later.with_span(1).traceparent().unwrap(), format!("00-{ID}-0000000000000001-01"));
+        assert_eq!(later.trace_id.low_half(), 0xa3ce_929d_0e0e_4736);
+        assert_eq!(later.with_sampled(false).traceparent().unwrap(), format!("00-{ID}-00f067aa0ba902b7-00"));
+    }
+
+    #[test]
+    fn a_new_trace_has_the_ids_of_its_request_and_is_not_sampled() {
+        let request = RequestIds::new([1; 32]).next();
+        let trace = TraceContext::begin(&request);
+        assert_eq!((trace.trace_id.to_string().as_str(), trace.span_id), (request.as_str(), request.span()));
+        assert!(!trace.is_sampled() && trace.with_sampled(true).is_sampled());
+        assert!(trace.with_sampled(true).traceparent().unwrap().to_str().unwrap().ends_with("-03"));
     }
 
     #[test]
@@ -101,12 +157,12 @@ mod tests {
             format!(" 00-{ID}-{parent}-01"),
             format!("00-{ID}-{parent}-+1"),
         ] {
-            assert_eq!(Trace::parse(&wrong), None, "{wrong}");
+            assert_eq!(TraceContext::parse(&wrong), None, "{wrong}");
         }
         let one = HeaderValue::try_from(format!("00-{ID}-{parent}-01")).unwrap();
         let mut headers = HeaderMap::from_iter([(TRACEPARENT, one.clone())]);
-        assert!(Trace::read(&headers).is_some());
+        assert!(TraceContext::read(&headers).is_some());
         headers.append(TRACEPARENT, one);
-        assert_eq!(Trace::read(&headers), None, "twice");
+        assert_eq!(TraceContext::read(&headers), None, "twice");
     }
 }

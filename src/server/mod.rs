@@ -50,11 +50,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::{Operator, Probes};
-use crate::budget::{Account, Budget, ConnectionClass};
+use crate::budget::{Account, Budget, Charge, ConnectionClass, Purpose};
 use crate::certificate::NotAfter;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::otlp::{self, Exporter};
+use crate::random::Random;
 use crate::request::peer::Peer;
 use crate::telemetry::history::SAMPLE_INTERVAL;
 use accept::{Accepting, ConnectionHandler};
@@ -124,6 +126,8 @@ pub struct Server {
     keeping_warm: JoinHandle<()>,
     keeping_snapshot: JoinHandle<()>,
     keeping_fleet: JoinHandle<()>,
+    /// With the memory of its queue.
+    exporter: Option<(Exporter, Charge)>,
 }
 
 impl Server {
@@ -239,11 +243,12 @@ impl Server {
                 ConnectionHandler { request_handler, fast_path: Some(Box::new(fast_path)), account, half_close }
             })
         });
-        let shedding = tokio::spawn(short_of_memory::run(Arc::clone(&gateway), registry, clock));
+        let shedding = tokio::spawn(short_of_memory::run(Arc::clone(&gateway), registry, clock.clone()));
         let observing = tokio::spawn(observe(Arc::clone(&gateway)));
         let keeping_warm = tokio::spawn(Arc::clone(&gateway).keep_warm());
         let keeping_snapshot = tokio::spawn(Arc::clone(&gateway).keep_snapshot());
         let keeping_fleet = tokio::spawn(Arc::clone(&gateway).keep_fleet());
+        let exporter = start_export(config, &gateway, proxy.address, clock)?;
         let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), client_limits, internal_limits, tls_state));
         let [proxy, metrics, admin] = addresses;
         Ok(Self {
@@ -262,6 +267,7 @@ impl Server {
             keeping_warm,
             keeping_snapshot,
             keeping_fleet,
+            exporter,
         })
     }
 
@@ -271,6 +277,7 @@ impl Server {
     /// All files that are unusable.
     pub fn check(config: &Config) -> Result<Checked, Vec<io::Error>> {
         let mut errors: Vec<io::Error> = Gateway::new(config, Clock::System).err().into_iter().collect();
+        errors.extend(config.otlp.as_ref().and_then(|otlp| otlp::tls_config(otlp).err()));
         match tls::prepare(&config.settings.listen) {
             Ok(prepared) if errors.is_empty() => Ok(Checked { certificate_not_after: prepared.not_after() }),
             prepared => {
@@ -326,6 +333,9 @@ impl Server {
         self.keeping_snapshot.abort();
         self.gateway.end_fleet().await;
         self.keeping_fleet.abort();
+        if let Some((exporter, _)) = self.exporter {
+            exporter.end().await;
+        }
         self.gateway.end_snapshot().await;
         for task in self.internal.into_iter().chain([self.shedding, self.observing]) {
             task.abort();
@@ -333,8 +343,27 @@ impl Server {
     }
 }
 
-/// Takes the samples of the last hour, logs what begins and ends to be wrong, and logs pending repetitions of events and failures, which would otherwise only be
-/// logged at the next event.
+/// Starts the export of spans and metrics, if there is one. Its memory is charged at once.
+fn start_export(
+    config: &Config,
+    gateway: &Arc<Gateway>,
+    proxy: SocketAddr,
+    clock: Clock,
+) -> io::Result<Option<(Exporter, Charge)>> {
+    let Some(otlp) = &config.otlp else { return Ok(None) };
+    let spans = gateway.observer().take_spans();
+    let max_spans = spans.as_ref().map_or(0, |_| otlp.max_queue + otlp.max_batch);
+    let memory = gateway.budget().charge(Purpose::Log, max_spans * otlp::SPAN_SIZE);
+    let instance = format!("{:08x}{:08x}", Random::System.u32()?, Random::System.u32()?);
+    let reporting = Arc::clone(gateway);
+    let on_event = move |event| reporting.observer().record_event(event);
+    let listener = (proxy, config.settings.listen.has_tls());
+    let parts = (Arc::clone(gateway.metrics()), clock);
+    Exporter::start(otlp, spans, listener, instance, parts, on_event).map(|exporter| Some((exporter, memory)))
+}
+
+/// Takes the samples of the last hour, logs what begins and ends to be wrong, and logs pending repetitions of events and
+/// failures, which would otherwise only be logged at the next event.
 async fn observe(gateway: Arc<Gateway>) {
     loop {
         tokio::time::sleep(SAMPLE_INTERVAL).await;

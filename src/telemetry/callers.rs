@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::completed::CompletedRequest;
-use super::readable::{MAX_AGENT, readable};
+use super::text::{MAX_AGENT, shown_agent};
 use crate::random::HashMap;
 use crate::request::caller::Caller;
 use crate::request::digest::ShortDigest;
@@ -124,7 +124,7 @@ impl CallerCounts {
         CallerRow {
             id: self.id.as_str().to_owned(),
             access_key: self.access_key.as_deref().map(str::to_owned),
-            user_agent: self.agent.lock().as_deref().map(|agent| readable(agent, MAX_AGENT).into()),
+            user_agent: self.agent.lock().as_deref().map(|agent| shown_agent(agent).into()),
             is_accepted: self.is_accepted.load(Ordering::Relaxed),
             requests: self.requests(),
             hits: self.hits.load(Ordering::Relaxed),

@@ -64,6 +64,10 @@ pub enum Event {
     FleetLost,
     /// Notices of other gateways were lost.
     FleetMissed,
+    /// The receiver of spans or metrics accepts exports again.
+    Otlp,
+    /// An export of spans or metrics has failed.
+    OtlpFailed,
     /// Other settings are in force.
     Reload,
     /// The configuration was read again and has a mistake.
@@ -91,8 +95,8 @@ impl Event {
     /// Whether an operator has to act. Such events are logged at `warn`, the others at `info`.
     fn needs_action(self) -> bool {
         use Event::{
-            AdminDenied, Condition, FleetLost, FleetMissed, KeepWarmStopped, KeySuspended, MemoryReached, Outage,
-            PrivateScope, ReloadRefused, SnapshotFailed, Throttled,
+            AdminDenied, Condition, FleetLost, FleetMissed, KeepWarmStopped, KeySuspended, MemoryReached, OtlpFailed,
+            Outage, PrivateScope, ReloadRefused, SnapshotFailed, Throttled,
         };
         matches!(
             self,
@@ -108,6 +112,7 @@ impl Event {
                 | SnapshotFailed
                 | FleetLost
                 | FleetMissed
+                | OtlpFailed
         )
     }
 
@@ -128,6 +133,7 @@ impl Event {
             Self::Recovery => Some(Self::Outage),
             Self::MemoryFree => Some(Self::MemoryReached),
             Self::Fleet => Some(Self::FleetLost),
+            Self::Otlp => Some(Self::OtlpFailed),
             _ => None,
         }
     }

@@ -10,7 +10,6 @@ use std::time::SystemTime;
 use super::completed::CompletedRequest;
 use super::families::BUCKETS;
 use super::outcome::Outcome;
-use crate::request::trace::Trace;
 use crate::sync::Mutex;
 
 #[derive(Default)]
@@ -45,10 +44,10 @@ impl Exemplars {
     /// Keeps the trace of a completed request, if it is sampled.
     pub(super) fn keep(&self, request: &CompletedRequest<'_>, date: impl FnOnce() -> SystemTime) {
         let trace = request.description.and_then(|description| description.trace.as_ref());
-        let Some(trace) = trace.filter(|trace| trace.is_sampled() && self.are_wanted()) else { return };
+        let Some(trace) = trace.filter(|trace| trace.context.is_sampled() && self.are_wanted()) else { return };
         let value = request.took.as_secs_f64();
         let bucket = BUCKETS.iter().take_while(|&&bound| value > bound).count();
-        let exemplar = Exemplar { trace_id: Trace::id(trace).into(), value, at: date() };
+        let exemplar = Exemplar { trace_id: trace.context.trace_id.to_string().into(), value, at: date() };
         let mut kept = self.kept.lock();
         let of_operation = match kept.get_mut(request.operation) {
             Some(of_operation) => of_operation,

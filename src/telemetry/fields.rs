@@ -9,8 +9,8 @@ macro_rules! with_fields {
         $with! {
             request_id = $request.request_id,
             upstream_request_id = $description.upstream_id.as_deref(),
-            trace_id = $description.trace.as_ref().map(crate::request::trace::Trace::id),
-            span_id = $description.span.map(|span| format!("{span:016x}")),
+            trace_id = $description.trace.as_ref().map(|trace| trace.context.trace_id.to_string()),
+            span_id = $description.span_id(),
             client = tracing::field::display($description.client),
             caller = $request.caller.as_ref().map(crate::request::digest::ShortDigest::as_str),
             user_agent = $description.heading.agent.as_deref(),

@@ -284,6 +284,12 @@ families! {
     last_reload_successful: IntGauge = "workspace_gateway_last_reload_successful" [],
         "1 if the configuration that was read last is valid, else 0. Anything but 1: there is a mistake in the \
          configuration, and a restart would end with exit status 2.";
+    otlp_spans: IntCounterVec = "workspace_gateway_otlp_spans_total" ["result"],
+        "Spans for OpenTelemetry. A rise of `queue-full`: the receiver is slow, or otlp.max_queue or otlp.sampling_rate do \
+         not fit the number of requests. Of `failed`: see workspace_gateway_otlp_exports_total.";
+    otlp_exports: IntCounterVec = "workspace_gateway_otlp_exports_total" ["signal", "result"],
+        "Exports of `traces` and `metrics` to OpenTelemetry. A rise of anything but `exported`: the receiver cannot be \
+         reached, hangs or refuses them; the event otlp-failed says why.";
     build_info: IntGaugeVec = "workspace_gateway_build_info" ["version"],
         "Always 1; the label is the version that is running.";
 }
@@ -412,7 +418,7 @@ impl Metrics {
     }
 
     /// All series at present.
-    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+    pub(crate) fn gather(&self) -> Vec<MetricFamily> {
         self.refresh();
         self.registry.gather()
     }

@@ -1,5 +1,6 @@
 //! What an operator sees: metrics, events, the log, and the record of a request. When the request has ended, the record
-//! goes to the sinks: the request metrics, the counts of its caller, the access log and the live tail.
+//! goes to the sinks: the request metrics, the counts of its caller, the access log, the live tail, and as a span to the
+//! exporter.
 //!
 //! Labels and log fields come from enums and from the catalogue, never from a request. So nothing that a client sends
 //! can add a metric series or show a credential.
@@ -22,7 +23,6 @@ pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod open_metrics;
 pub(crate) mod outcome;
-mod readable;
 pub(crate) mod record;
 pub(crate) mod requests;
 pub(crate) mod savings;
@@ -31,3 +31,5 @@ pub(crate) mod sinks;
 pub(crate) mod sources;
 mod status;
 pub(crate) mod tail;
+mod text;
+pub(crate) mod traces;

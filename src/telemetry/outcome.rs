@@ -37,6 +37,39 @@ pub enum Outcome {
     Aborted,
 }
 
+/// What has become of a span that was to be exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum SpanResult {
+    Exported,
+    /// The queue had no room.
+    QueueFull,
+    /// The export has failed, or the receiver has rejected the span.
+    Failed,
+}
+
+/// What is exported to OpenTelemetry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum Signal {
+    Traces,
+    Metrics,
+}
+
+/// Why an export has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
+pub enum ExportFault {
+    /// The receiver cannot be reached, or the connection has ended.
+    Unreachable,
+    /// There was no answer in time.
+    Timeout,
+    /// The receiver refuses exports for a while.
+    Busy,
+    /// The receiver refuses the export.
+    Refused,
+}
+
 /// How an attempt to write the snapshot has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "kebab-case")]

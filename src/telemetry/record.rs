@@ -6,31 +6,27 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::USER_AGENT;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::callers::CallerCounts;
-use super::completed::{CompletedRequest, Description, Heading};
+use super::completed::{CompletedRequest, Description, Heading, RequestTrace};
 use super::outcome::Outcome;
-use super::readable::{MAX_AGENT, readable};
 use super::requests::HitSeries;
 use super::sinks::Sinks;
+use super::text::method_name;
+use super::traces;
 use crate::cache::miss::Miss;
 use crate::catalogue::{Operation, Service};
 use crate::clock::Clock;
 use crate::request::caller::Caller;
 use crate::request::digest::ShortDigest;
 use crate::request::id::RequestId;
-use crate::request::trace::Trace;
+use crate::request::trace::TraceContext;
 
 /// Longer request ids of upstream are left out. Its ids have 32 characters.
 const MAX_ID: usize = 128;
-
-/// How many bytes of a path are kept. The path of a product list is shorter, even with a project id of 255
-/// characters.
-const MAX_PATH: usize = 300;
 
 pub struct RequestRecord {
     sinks: Arc<Sinks>,
@@ -73,31 +69,27 @@ impl Label {
 
 impl RequestRecord {
     pub fn begin(sinks: Arc<Sinks>, clock: Clock, request_id: RequestId, head: &Parts, client: IpAddr) -> Self {
-        let description = sinks.need_description().then(|| {
-            let agent = head.headers.get(USER_AGENT).filter(|agent| !agent.is_empty());
-            let agent = agent.map(|agent| readable(agent.as_bytes(), MAX_AGENT));
-            let heading = Heading { path: readable(head.uri.path().as_bytes(), MAX_PATH), agent };
-            let mut description = Description::new(client, Arc::new(heading), method_name(&head.method));
-            description.trace = Trace::read(&head.headers);
-            description
+        let parent = || TraceContext::read(&head.headers);
+        let description = description(&sinks, &request_id, parent, |trace| {
+            let heading = Arc::new(Heading::new(head.uri.path(), &head.headers));
+            Some(Description::new(client, heading, (method_name(&head.method), head.version), trace))
         });
         Self::of(sinks, clock, request_id, description)
     }
 
     /// Begins the record of a GET that is known to be a hit. It has the heading of the earlier request with the same
-    /// head. `traceparent` is that of this request.
+    /// head. `traceparent` and the version are those of this request.
     pub fn begin_hit(
         sinks: Arc<Sinks>,
         clock: Clock,
         request_id: RequestId,
-        (heading, client, traceparent): (Option<&Arc<Heading>>, IpAddr, Option<&str>),
+        (heading, client, version, traceparent): (Option<&Arc<Heading>>, IpAddr, Version, Option<&str>),
         (operation, series, key): (&Operation, &Arc<HitSeries>, Option<ShortDigest>),
         caller: Option<&Arc<CallerCounts>>,
     ) -> Self {
-        let description = heading.filter(|_| sinks.need_description()).map(|heading| {
-            let mut description = Description::new(client, Arc::clone(heading), "GET");
-            description.trace = traceparent.and_then(Trace::parse);
-            description
+        let parent = || traceparent.and_then(TraceContext::parse);
+        let description = description(&sinks, &request_id, parent, |trace| {
+            Some(Description::new(client, Arc::clone(heading?), ("GET", version), trace))
         });
         let mut record = Self::of(sinks, clock, request_id, description);
         record.set_operation(operation);
@@ -149,14 +141,34 @@ impl RequestRecord {
         self.outcome
     }
 
-    /// The `traceparent` for upstream, if these headers have a valid one.
-    pub fn forward_trace(&mut self, headers: &HeaderMap) -> Option<HeaderValue> {
-        let span = self.request_id.span();
-        let traceparent = Trace::read(headers)?.continued(span);
-        if let Some(description) = &mut self.description {
-            description.span = traceparent.is_some().then_some(span);
+    /// The span of the request, for its upstream calls. These are its headers. `None` if it is in no trace.
+    pub fn forward_trace(&mut self, headers: &HeaderMap) -> Option<TraceContext> {
+        if let Some(exported) = self.exported_trace() {
+            return Some(exported);
         }
-        traceparent
+        let tracer = self.sinks.tracer().map(|tracer| &**tracer);
+        let context = traces::context_of(tracer, TraceContext::read(headers), &self.request_id)?;
+        if let Some(trace) = self.trace_mut() {
+            trace.is_forwarded = true;
+        }
+        Some(context)
+    }
+
+    /// The span of the request, if it is exported.
+    pub fn exported_trace(&self) -> Option<TraceContext> {
+        let trace = self.description.as_ref()?.trace.as_ref();
+        trace.filter(|trace| trace.is_exported).map(|trace| trace.context)
+    }
+
+    fn trace_mut(&mut self) -> Option<&mut RequestTrace> {
+        self.description.as_mut()?.trace.as_mut()
+    }
+
+    /// Another request's call has answered this one. `call` is its span.
+    pub fn link_to(&mut self, call: TraceContext) {
+        if let Some(trace) = self.trace_mut() {
+            trace.link = Some(call);
+        }
     }
 
     /// Upstream's request id of the response. The client gets this id instead of the gateway's.
@@ -184,6 +196,9 @@ impl RequestRecord {
     }
 
     pub fn set_operation(&mut self, operation: &Operation) {
+        if let Some(trace) = self.trace_mut().filter(|trace| trace.is_exported) {
+            trace.template = Some(operation.template.to_string());
+        }
         self.operation = Label::Shared(Arc::clone(&operation.name));
     }
 
@@ -286,10 +301,27 @@ impl Drop for RequestRecord {
     }
 }
 
-/// A method that is not in the standard may be any text of the client's, and is not logged.
-fn method_name(method: &Method) -> &'static str {
-    let standard = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];
-    standard.into_iter().find(|name| method == name).unwrap_or("other")
+/// The description of a request that begins, if a sink needs it. `parent` reads the `traceparent`.
+fn description(
+    sinks: &Sinks,
+    request_id: &RequestId,
+    parent: impl FnOnce() -> Option<TraceContext>,
+    describe: impl FnOnce(Option<RequestTrace>) -> Option<Box<Description>>,
+) -> Option<Box<Description>> {
+    if !sinks.may_need_description() {
+        return None;
+    }
+    let (tracer, parent) = (sinks.tracer().map(|tracer| &**tracer), parent());
+    let trace = traces::context_of(tracer, parent, request_id).map(|context| RequestTrace {
+        context,
+        parent: parent.map(|parent| parent.span_id),
+        is_forwarded: false,
+        is_exported: tracer.is_some() && context.is_sampled(),
+        link: None,
+        template: None,
+    });
+    let is_needed = sinks.need_description() || trace.as_ref().is_some_and(|trace| trace.is_exported);
+    if is_needed { describe(trace) } else { None }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Where completed requests go: to the metrics and their exemplars, to the counts of their callers, to the access log and to
-//! the live tail.
+//! Where completed requests go: to the metrics and their exemplars, to the counts of their callers, to the access log, to
+//! the live tail, and as spans to the exporter.
 
 use std::sync::Arc;
 
@@ -9,19 +9,22 @@ use super::completed::CompletedRequest;
 use super::metrics::Metrics;
 use super::requests::HitSeries;
 use super::tail::Tail;
+use super::traces::Tracer;
 use crate::clock::Clock;
 
 pub struct Sinks {
     metrics: Arc<Metrics>,
     callers: CallerTable,
     tail: Arc<Tail>,
+    /// `None` if no spans are exported.
+    tracer: Option<Arc<Tracer>>,
     clock: Clock,
 }
 
 impl Sinks {
-    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, tracer: Option<Arc<Tracer>>, clock: Clock) -> Self {
         let (callers, tail) = (CallerTable::new(clock.timer_now()), Arc::new(Tail::new(clock.clone())));
-        Self { metrics, callers, tail, clock }
+        Self { metrics, callers, tail, tracer, clock }
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -36,9 +39,18 @@ impl Sinks {
         &self.tail
     }
 
-    /// Whether a sink needs the description of a request that begins now.
-    pub(crate) fn need_description(&self) -> bool {
+    pub(crate) fn tracer(&self) -> Option<&Arc<Tracer>> {
+        self.tracer.as_ref()
+    }
+
+    /// Whether a sink needs the description of each request that begins now. The exporter needs those of some.
+    pub(super) fn need_description(&self) -> bool {
         access_log::is_on() || self.metrics.exemplars.are_wanted() || self.tail.is_read()
+    }
+
+    /// Whether a sink may need the description of a request.
+    pub(crate) fn may_need_description(&self) -> bool {
+        self.need_description() || self.tracer.is_some()
     }
 
     pub(super) fn begin(&self) {
@@ -59,5 +71,8 @@ impl Sinks {
         }
         access_log::write(request);
         self.tail.send(request);
+        if let Some(tracer) = &self.tracer {
+            tracer.completed(request);
+        }
     }
 }

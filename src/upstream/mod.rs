@@ -41,6 +41,7 @@ pub use error::UpstreamError;
 pub use failure::Failure;
 pub use fault::Fault;
 pub use trust::Authorities;
+pub(crate) use trust::tls;
 
 /// The `User-Agent` of calls to upstream and of CONNECT requests to a proxy.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));

@@ -1,5 +1,5 @@
-//! Which server certificates are trusted: those that chain to an authority of the system or of `upstream.ca_file`, and
-//! those that are in that file themselves.
+//! Which server certificates are trusted: those that chain to an authority of the system or of a file
+//! (`upstream.ca_file`), and those that are in that file themselves.
 //!
 //! webpki rejects a server certificate that is also a CA certificate, as `openssl req -x509` creates it, and one with
 //! an unknown issuer. If exactly this certificate is in the file, the operator trusts that server. Then its issuer does
@@ -26,17 +26,19 @@ use crate::certificate::Certificate;
 /// Certificates that are trusted in addition to the system's certificate authorities.
 #[derive(Clone, Copy)]
 pub struct Authorities<'f> {
-    /// The path of the file (`upstream.ca_file`), for error messages.
+    /// The setting that names the file, for error messages.
+    pub setting: &'static str,
+    /// The path of the file.
     pub path: &'f Path,
     /// The content of the file: certificates in PEM.
     pub pem: &'f [u8],
 }
 
-/// The TLS configuration for connections to upstream and proxies.
+/// The TLS configuration for connections to upstream and proxies, and to what spans and metrics are exported to.
 ///
 /// # Errors
 /// If the file contains no usable certificates.
-pub(super) fn tls(named: Option<Authorities<'_>>) -> io::Result<ClientConfig> {
+pub(crate) fn tls(named: Option<Authorities<'_>>) -> io::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let named = named.map(certificates).transpose()?.unwrap_or_default();
     let roots = Arc::new(roots(&named)?);
@@ -51,8 +53,8 @@ pub(super) fn tls(named: Option<Authorities<'_>>) -> io::Result<ClientConfig> {
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-fn certificates(Authorities { path, pem }: Authorities<'_>) -> io::Result<Vec<CertificateDer<'static>>> {
-    let unusable = |why: &str| io::Error::other(format!("upstream.ca_file {}: {why}", path.display()));
+fn certificates(Authorities { setting, path, pem }: Authorities<'_>) -> io::Result<Vec<CertificateDer<'static>>> {
+    let unusable = |why: &str| io::Error::other(format!("{setting} {}: {why}", path.display()));
     let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|_| unusable("expected a PEM file of certificates"))?;
     if certificates.is_empty() {

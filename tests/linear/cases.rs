@@ -22,7 +22,7 @@ use workspace_gateway::testing::request::query;
 use workspace_gateway::testing::request::request_directives::RequestDirectives;
 use workspace_gateway::testing::request::route::{self, Route};
 use workspace_gateway::testing::request::target;
-use workspace_gateway::testing::request::trace::Trace;
+use workspace_gateway::testing::request::trace::TraceContext;
 use workspace_gateway::testing::request::validate::{self, MAX_FIELDS, MAX_PARAMETERS};
 use workspace_gateway::testing::signing::ring::KeyRing;
 use workspace_gateway::testing::signing::{
@@ -205,8 +205,8 @@ fn fields(cases: &mut Cases) {
         |size| HeaderValue::try_from("t".repeat(size)).unwrap(),
         move |token| callers.of_token(token),
     );
-    cases.add("Trace fields", FEW, repeated("traceparent", "00"), |head| Trace::read(&head.headers));
-    cases.add("Trace", SMALL, one("traceparent", |size| "0-".repeat(size)), |head| Trace::read(&head.headers));
+    cases.add("Trace fields", FEW, repeated("traceparent", "00"), |head| TraceContext::read(&head.headers));
+    cases.add("Trace", SMALL, one("traceparent", |size| "0-".repeat(size)), |head| TraceContext::read(&head.headers));
     // `Directives` reads no more than 4 KiB.
     let directives: [(&str, usize, Text); 3] = [
         ("names", 140, |size| list('c', size, ",")),

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use super::WINDOW;
 use super::answers::AnswerCounters;
 use super::history::{KeyHistory, Look, MAX_RUNS, ScopeFindings};
 use super::row::ALWAYS_DIFFERENT;
-use super::scope_ttls::MAX_SCOPES;
+use super::{MAX_SCOPES, WINDOW};
 use crate::cache::cache_key::CacheKey;
 use crate::random::HashMap;
 use crate::request::key::Scope;

@@ -5,13 +5,12 @@
 
 use std::collections::HashMap;
 
+use super::MAX_SCOPES;
 use super::measure::ScopeMeasurement;
 use super::ttl_control::TtlControl;
 use crate::catalogue::Operation;
 use crate::request::key::Scope;
 
-/// The most scopes. Beyond this the least active one is forgotten: its ttl is the configured one again.
-pub(super) const MAX_SCOPES: usize = 256;
 /// The half-life of the number of answers by which scopes are compared, in hours.
 const ACTIVITY_HALF_LIFE: f64 = 24.0;
 

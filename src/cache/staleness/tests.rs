@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderValue};
 
 use super::history::MAX_RUNS;
 use super::looks::{MANY_RUNS, MAX_KEYS, MAX_KEYS_OF_SCOPE};
-use super::scope_ttls::MAX_SCOPES;
 use super::*;
 use crate::catalogue::{AdaptiveTtl, Catalogue};
 use crate::clock::Clock;
