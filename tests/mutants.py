@@ -1305,8 +1305,8 @@ MUTATIONS = [
         "time-between-processes-not-counted",
         "snapshot: the time until the next process starts counts",
         SNAPSHOT,
-        "self.written = self.now.checked_sub(passed);",
-        "self.written = Some(self.now);",
+        "self.written = passed.and_then(|passed| self.now.checked_sub(passed));",
+        "self.written = passed.map(|_| self.now);",
     ),
     (
         "private-scopes-not-restored",
@@ -1326,8 +1326,8 @@ MUTATIONS = [
         "proofs-not-restored",
         "snapshot: after a restart in an outage, callers get what they could see before",
         SNAPSHOT,
-        "if self.memory.grants.restore(proofs, written) {",
-        "if false && self.memory.grants.restore(proofs, written) {",
+        "if written.is_some_and(|written| self.memory.grants.restore(proofs, written)) {",
+        "if false && written.is_some_and(|written| self.memory.grants.restore(proofs, written)) {",
     ),
     (
         "void-proof-borrowed",
