@@ -503,7 +503,7 @@ test("problems of different causes are events of their own", async () => {
     await open();
     await tab.state("live");
     const texts = (selector) => tab.page.locator(`#events ${selector}`).allInnerTexts();
-    assert.deepEqual(await texts(".kind"), ["▲ problem", "problem ended", "▲ problem"]);
+    assert.deepEqual(await texts(".kind"), ["▲ condition", "condition-ended", "▲ condition"]);
     assert.deepEqual(await texts(".latest"), ["cache-full: 9 entries were evicted", "errors has ended", "errors: 5 of 6 responses"]);
 });
 
