@@ -403,6 +403,19 @@ async fn an_export_that_is_refused_for_a_while_is_repeated() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_asks_to_wait_for_ever_does_not_end_the_export() {
+    let mut collector = Collector::http().await;
+    collector.set(Reception::RetryAfter(u64::MAX));
+    let world = World::with(&collector.settings_for_pairs("")).await;
+    world.get(LIST).await;
+    collector.spans(2).await;
+    world.until_metric("workspace_gateway_otlp_spans_total{result=\"failed\"}", 2.0).await;
+    collector.set(Reception::Accept);
+    world.get(&format!("{LIST}?limit=1")).await;
+    world.until_metric("workspace_gateway_otlp_spans_total{result=\"exported\"}", 2.0).await;
+}
+
+#[tokio::test]
 async fn spans_that_wait_are_exported_when_the_gateway_stops() {
     let mut collector = Collector::http().await;
     let world = World::with(&collector.settings("").replace("5ms", "1h")).await;

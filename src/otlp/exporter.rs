@@ -201,7 +201,7 @@ async fn export_batch(exports: &mut Exports, batch: &mut Vec<Span>) {
     let spans = batch.len() as u64;
     batch.clear();
     let mut stop = exports.shared.stop.clone();
-    let end = exports.shared.clock.timer_now() + exports.shared.config.retry_for;
+    let begun = exports.shared.clock.timer_now();
     let mut wait = FIRST_WAIT;
     let count = |exports: &Exports, result: SpanResult, number| {
         exports.shared.metrics.otlp_spans.with_label_values(&[result.into_str()]).inc_by(number);
@@ -218,7 +218,10 @@ async fn export_batch(exports: &mut Exports, batch: &mut Vec<Span>) {
         // A receiver that has not answered may have accepted the spans.
         let may_repeat = matches!(error.fault, ExportFault::Busy | ExportFault::Unreachable);
         let pause = wait.max(error.retry_after.unwrap_or_default());
-        if !may_repeat || exports.is_stopping() || exports.shared.clock.timer_now() + pause > end {
+        // Subtracted, because both may be as long as their numbers allow.
+        let passed = exports.shared.clock.timer_now().saturating_duration_since(begun);
+        let is_too_long = pause > exports.shared.config.retry_for.saturating_sub(passed);
+        if !may_repeat || exports.is_stopping() || is_too_long {
             return count(exports, SpanResult::Failed, spans);
         }
         tokio::select! {

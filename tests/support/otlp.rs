@@ -5,6 +5,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use http::header::RETRY_AFTER;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -38,6 +39,8 @@ pub enum Reception {
     Accept,
     /// This status over HTTP, and UNAVAILABLE over gRPC.
     Refuse(StatusCode),
+    /// 503 with `Retry-After` in seconds, over HTTP.
+    RetryAfter(u64),
     /// So many of its spans are rejected.
     Reject(i64),
     /// No answer.
@@ -215,8 +218,13 @@ async fn over_http(handler: Handler, request: Request<Incoming>) -> Result<Respo
     let body = body.collect().await.unwrap().to_bytes();
     let reception = handler.receive(head.uri.path(), &head.headers, body.to_vec()).await;
     let mut response = Response::new(Full::from(trace_response(reception).encode_to_vec()));
-    if let Reception::Refuse(status) = reception {
-        *response.status_mut() = status;
+    match reception {
+        Reception::Refuse(status) => *response.status_mut() = status,
+        Reception::RetryAfter(seconds) => {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        Reception::Accept | Reception::Reject(_) | Reception::Hang => {}
     }
     Ok(response)
 }
@@ -230,7 +238,7 @@ impl TraceService for Handler {
         let (metadata, _, message) = request.into_parts();
         let reception = self.receive("traces", &metadata.into_headers(), message.encode_to_vec()).await;
         match reception {
-            Reception::Refuse(_) => Err(tonic::Status::unavailable("try again")),
+            Reception::Refuse(_) | Reception::RetryAfter(_) => Err(tonic::Status::unavailable("try again")),
             reception => Ok(tonic::Response::new(trace_response(reception))),
         }
     }
