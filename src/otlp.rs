@@ -12,5 +12,5 @@ mod resource;
 mod tls;
 mod traces;
 
-pub(crate) use exporter::{Exporter, SPAN_SIZE};
+pub(crate) use exporter::Exporter;
 pub(crate) use tls::tls_config;

@@ -367,6 +367,22 @@ async fn a_denial_of_a_caller_whose_proof_could_not_be_restored_removes_the_snap
     keeping.abort();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_denial_removes_a_snapshot_that_this_process_cannot_read() {
+    let machine = Machine::new("unread");
+    let mut bench = machine.start_with(Clock::System).await;
+    bench.fetch("one", LIST, GOOD).await;
+    bench.gateway.end_snapshot().await;
+    // Another process may have the secret of the file again.
+    fs::remove_file(machine.folder.join("snapshot.key")).unwrap();
+    let mut bench = machine.start_with(Clock::System).await;
+    let keeping = tokio::spawn(Arc::clone(&bench.gateway).keep_snapshot());
+    bench.fetch("one", LIST, DENIAL).await;
+    sleep(SECOND).await;
+    assert!(!machine.file().exists());
+    keeping.abort();
+}
+
 #[tokio::test]
 async fn a_pipe_in_place_of_the_secret_delays_nothing() {
     let folder = folder("snapshot-pipe");

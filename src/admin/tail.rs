@@ -96,6 +96,14 @@ fn filter(query: &str, catalogue: &Catalogue) -> Result<TailFilter, String> {
             }
         }
     }
+    // Each request is compared with each member.
+    let TailFilter { operations, results, statuses, .. } = &mut filter;
+    operations.sort_unstable();
+    operations.dedup();
+    results.sort_unstable();
+    results.dedup();
+    statuses.sort_unstable();
+    statuses.dedup();
     Ok(filter)
 }
 

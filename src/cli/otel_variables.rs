@@ -75,6 +75,12 @@ pub(super) fn overrides(environment: &impl Fn(&str) -> Option<OsString>) -> Resu
         let value = environment(name).filter(|value| !value.is_empty());
         value.map(|value| value.to_string_lossy().into_owned())
     };
+    const DISABLED: &str = "OTEL_SDK_DISABLED";
+    if given(DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        // The others are for nobody then, whatever they say.
+        let off = |path| Override { path, value: Value::Boolean(false), origin: DISABLED.to_owned() };
+        return Ok(vec![off(&["otlp", "traces"]), off(&["otlp", "metrics"])]);
+    }
     if let Some((name, expected)) = UNSUPPORTED.into_iter().find(|(name, _)| given(name).is_some()) {
         return Err(wrong(name, format!("is not supported: expected {expected}")));
     }
@@ -88,11 +94,6 @@ pub(super) fn overrides(environment: &impl Fn(&str) -> Option<OsString>) -> Resu
         if let Some(text) = given(name) {
             overrides.push(Override { path, value: value(name, text, form)?, origin: name.to_owned() });
         }
-    }
-    const DISABLED: &str = "OTEL_SDK_DISABLED";
-    if given(DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
-        let off = |path| Override { path, value: Value::Boolean(false), origin: DISABLED.to_owned() };
-        overrides.extend([off(&["otlp", "traces"]), off(&["otlp", "metrics"])]);
     }
     Ok(overrides)
 }
@@ -114,6 +115,8 @@ fn value(name: &str, text: String, form: Form) -> Result<Value, ConfigError> {
         Form::Exporter => match text.as_str() {
             "otlp" => true.into(),
             "none" => false.into(),
+            // Metrics are there for Prometheus in any case.
+            "prometheus" if name == "OTEL_METRICS_EXPORTER" => false.into(),
             _ => return Err(wrong(name, format!("{text:?} is not allowed: expected otlp or none"))),
         },
     })
@@ -169,6 +172,19 @@ mod tests {
     }
 
     #[test]
+    fn a_service_name_counts_more_than_an_attribute_and_that_more_than_the_default() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+        let attribute = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=attribute");
+        let name = |variables: &[(&str, &str)]| {
+            let names = load(variables).unwrap().otlp.unwrap().resource.into_iter();
+            names.filter(|(name, _)| name == "service.name").map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        assert_eq!(name(&[endpoint]), ["workspace-gateway"]);
+        assert_eq!(name(&[endpoint, attribute]), ["attribute"]);
+        assert_eq!(name(&[endpoint, attribute, ("OTEL_SERVICE_NAME", "set")]), ["set"]);
+    }
+
+    #[test]
     fn nothing_is_exported_without_an_endpoint_or_if_it_is_disabled() {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
         let urls = |variables: &[(&str, &str)]| {
@@ -179,7 +195,12 @@ mod tests {
         let [traces, metrics] = ["traces", "metrics"].map(|path| Some(format!("http://127.0.0.1:4318/v1/{path}")));
         assert_eq!(urls(&[endpoint]), Some([traces, metrics.clone()]));
         assert_eq!(urls(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]), Some([None, metrics]));
-        assert_eq!(urls(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]), None);
+        let disabled = ("OTEL_SDK_DISABLED", "TRUE");
+        for other in [("OTEL_TRACES_EXPORTER", "console"), ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=b"), endpoint] {
+            assert_eq!(urls(&[endpoint, disabled, other]), None, "{other:?}");
+        }
+        let traces_only = urls(&[endpoint, ("OTEL_METRICS_EXPORTER", "prometheus")]).unwrap();
+        assert!(traces_only[0].is_some() && traces_only[1].is_none());
         let grpc = urls(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).unwrap();
         assert_eq!(grpc, [Some(endpoint.1.to_owned()), Some(endpoint.1.to_owned())]);
     }

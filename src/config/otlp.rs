@@ -48,6 +48,18 @@ const TRACES_PATH: &str = "/v1/traces";
 const METRICS_PATH: &str = "/v1/metrics";
 
 impl OtlpConfig {
+    /// The same with room for no more spans than fit into their part of a memory budget of so many bytes.
+    pub(crate) fn fitted(&self, budget: usize) -> Self {
+        let spans = budget / PART_OF_BUDGET / SPAN_SIZE;
+        let max_batch = self.max_batch.min(spans / 4).max(1);
+        Self { max_batch, max_queue: self.max_queue.min(spans.saturating_sub(max_batch)).max(1), ..self.clone() }
+    }
+
+    /// The memory of the spans that wait and of those that are being exported, in bytes.
+    pub(crate) fn span_memory(&self) -> usize {
+        (self.max_queue + self.max_batch) * SPAN_SIZE
+    }
+
     /// Reads the headers. `None` if nothing is exported.
     pub(super) fn look_up(settings: &OtlpSettings, files: &mut Files) -> Result<Option<Self>, String> {
         let below = |path: &str| {
@@ -63,8 +75,12 @@ impl OtlpConfig {
         let named = |error| format!("otlp.headers: {error}");
         let text = settings.headers.as_ref().map(|headers| headers.look_up(files)).transpose().map_err(named)?;
         let mut resource = settings.resource_attributes.as_ref().map_or_else(Vec::new, |given| given.pairs.clone());
-        resource.retain(|(name, _)| name != "service.name");
-        resource.push(("service.name".to_owned(), settings.service_name.0.clone()));
+        // A name that is set counts more than an attribute, and this more than the default.
+        let is_default = settings.service_name.0 == DEFAULT_SERVICE;
+        if !is_default || resource.iter().all(|(name, _)| name != SERVICE_NAME) {
+            resource.retain(|(name, _)| name != SERVICE_NAME);
+            resource.push((SERVICE_NAME.to_owned(), settings.service_name.0.clone()));
+        }
         Ok(Some(Self {
             protocol: settings.protocol,
             traces,
@@ -83,6 +99,17 @@ impl OtlpConfig {
         }))
     }
 }
+
+const SERVICE_NAME: &str = "service.name";
+
+/// The default of `otlp.service_name`.
+const DEFAULT_SERVICE: &str = "workspace-gateway";
+
+/// What a span takes at most in the queue, in bytes, with its share of a message.
+const SPAN_SIZE: usize = 2 * 1024;
+
+/// The spans that wait and those that are being exported have at most this part of the memory budget.
+const PART_OF_BUDGET: usize = 8;
 
 /// The headers that the export sets itself.
 const OWN: [HeaderName; 6] = [CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING];
@@ -128,4 +155,24 @@ pub(super) fn check(otlp: &OtlpSettings) -> Result<(), String> {
         return Err(format!("otlp.ca_file: {} is not allowed: expected an endpoint with https", shown_path(path)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn spans_have_at_most_an_eighth_of_the_memory_budget() {
+        let otlp = |max_queue: usize| {
+            let text = format!("region = \"r\"\n[otlp]\nendpoint = \"http://127.0.0.1:4318\"\nmax_queue = {max_queue}");
+            Config::from_layers("f", &text, &[]).unwrap().otlp.unwrap()
+        };
+        for (max_queue, budget, fitted) in
+            [(2048, 64 << 20, (2048, 512)), (200_000, 256 << 20, (15_872, 512)), (2048, 8 << 20, (384, 128))]
+        {
+            let otlp = otlp(max_queue).fitted(budget);
+            assert_eq!((otlp.max_queue, otlp.max_batch), fitted, "{max_queue} in {budget}");
+            assert!(otlp.span_memory() <= budget / 8);
+        }
+    }
 }

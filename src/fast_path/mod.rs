@@ -233,6 +233,10 @@ impl<L> FastPath<L> {
         if remembered.heading.is_none() && self.sinks.may_need_description() {
             return None;
         }
+        // The full path adds the caller to the table again.
+        if remembered.caller.as_ref().is_some_and(|caller| caller.is_forgotten()) {
+            return None;
+        }
         let Hit { entry, now, request_id, client } = source.hit(&remembered.lookup, head, connection)?;
         self.fast_path_metrics.hit();
         let (sinks, clock) = (Arc::clone(&self.sinks), self.clock.clone());

@@ -194,7 +194,8 @@ impl Gateway {
         let Backends { upstream, client_config, mut second_tier, snapshot, mut hints } = backends;
         let settings = &config.settings;
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
-        let (tracer, spans) = config.otlp.as_ref().and_then(|otlp| tracer(otlp, &metrics, &clock)).unzip();
+        let (tracer, spans) =
+            config.otlp.as_ref().and_then(|otlp| tracer(otlp, budget_size(settings), &metrics, &clock)).unzip();
         let sinks = Arc::new(Sinks::new(Arc::clone(&metrics), tracer, clock.clone()));
         let observer = Arc::new(Observer {
             digests,
@@ -402,11 +403,16 @@ impl Gateway {
 }
 
 /// The tracer, and the spans that it exports, if spans are exported.
-fn tracer(otlp: &OtlpConfig, metrics: &Metrics, clock: &Clock) -> Option<(Arc<Tracer>, mpsc::Receiver<Span>)> {
+fn tracer(
+    otlp: &OtlpConfig,
+    budget: usize,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Option<(Arc<Tracer>, mpsc::Receiver<Span>)> {
     otlp.traces.as_ref()?;
     let dropped = metrics.otlp_spans.with_label_values(&[SpanResult::QueueFull.into_str()]);
     let sampler = Sampler::new(otlp.sampler, otlp.sampling_rate);
-    let (tracer, spans) = Tracer::new(sampler, otlp.max_queue, dropped, clock.clone());
+    let (tracer, spans) = Tracer::new(sampler, otlp.fitted(budget).max_queue, dropped, clock.clone());
     Some((Arc::new(tracer), spans))
 }
 

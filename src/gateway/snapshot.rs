@@ -211,7 +211,7 @@ struct Restorer<'m> {
     /// The scopes of proofs, by their paths and meanings. A file may have several meanings of a path, if the settings were
     /// changed. `None` for one that is not valid any more.
     scopes: HashMap<(String, [u8; 32]), Option<Scope>>,
-    /// Whether all proofs so far are usable.
+    /// Whether all proofs of the file are known so far.
     is_complete: bool,
     restored: RestoredCounts,
 }

@@ -100,8 +100,14 @@ impl Receiver {
     /// Exports a message, and returns how many items of it the receiver has rejected.
     pub(super) async fn export(&mut self, message: &Bytes) -> Result<u64, ExportError> {
         let limit = self.limit;
-        let result = timeout(limit, self.exchange(message)).await.unwrap_or_else(|_| {
-            Err(ExportError::new(ExportFault::Timeout, format!("no answer within {limit:?} (otlp.timeout)")))
+        let result = timeout(limit, self.exchange(message)).await;
+        let result = result.unwrap_or_else(|_| {
+            // Without a connection nothing was sent.
+            let (fault, what) = match self.connection {
+                Some(_) => (ExportFault::Timeout, "answer"),
+                None => (ExportFault::Unreachable, "connection"),
+            };
+            Err(ExportError::new(fault, format!("no {what} within {limit:?} (otlp.timeout)")))
         });
         if result.as_ref().is_err_and(|error| matches!(error.fault, ExportFault::Unreachable | ExportFault::Timeout)) {
             self.connection = None;
@@ -115,13 +121,16 @@ impl Receiver {
             // The receiver may have closed it meanwhile. An export can be repeated without harm.
             Some(connection) => match connection.sender.send(request.clone()).await {
                 Ok(response) => response,
-                Err(_) => self.connect().await?.send(request).await?,
+                Err(_) => {
+                    self.connection = None;
+                    self.connect().await?.send(request).await?
+                }
             },
             None => self.connect().await?.send(request).await?,
         };
         match self.protocol {
-            OtlpProtocol::Http => read_http(response).await,
-            OtlpProtocol::Grpc => read_grpc(response).await,
+            OtlpProtocol::Http => read_http(response, self.headers.is_empty()).await,
+            OtlpProtocol::Grpc => read_grpc(response, self.headers.is_empty()).await,
         }
     }
 
@@ -207,12 +216,16 @@ async fn read(body: Incoming) -> Result<(Bytes, Option<HeaderMap>), ExportError>
     Ok((collected.to_bytes(), trailers))
 }
 
-async fn read_http(response: Response<Incoming>) -> Result<u64, ExportError> {
+/// `shows_text`: whether an error may have the receiver's text. It may repeat the headers of the export, which may be
+/// credentials.
+async fn read_http(response: Response<Incoming>, shows_text: bool) -> Result<u64, ExportError> {
     let (head, body) = response.into_parts();
-    let (body, _) = read(body).await?;
+    let body = read(body).await;
     if head.status.is_success() {
-        return Ok(rejected(&body));
+        // The receiver has accepted the export, whatever else it says.
+        return Ok(body.map_or(0, |(body, _)| rejected(&body)));
     }
+    let (body, _) = body?;
     let fault = match head.status {
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
@@ -221,7 +234,7 @@ async fn read_http(response: Response<Incoming>) -> Result<u64, ExportError> {
         _ => ExportFault::Refused,
     };
     // The body of an error is a `Status` with a message.
-    let text = find_bytes(&body, 2).map(|text| format!(": {}", shown(text))).unwrap_or_default();
+    let text = find_bytes(&body, 2).filter(|_| shows_text).map(|text| format!(": {}", shown(text))).unwrap_or_default();
     let seconds = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let retry_after = seconds.map(Duration::from_secs);
     Err(ExportError { fault, details: format!("{}{text}", head.status), retry_after })
@@ -232,7 +245,7 @@ const OK: &str = "0";
 /// CANCELLED, DEADLINE_EXCEEDED, ABORTED, OUT_OF_RANGE, UNAVAILABLE and DATA_LOSS can be repeated (OTLP 1).
 const BUSY: [&str; 6] = ["1", "4", "10", "11", "14", "15"];
 
-async fn read_grpc(response: Response<Incoming>) -> Result<u64, ExportError> {
+async fn read_grpc(response: Response<Incoming>, shows_text: bool) -> Result<u64, ExportError> {
     let (head, body) = response.into_parts();
     let (body, trailers) = read(body).await?;
     if head.status != StatusCode::OK {
@@ -247,7 +260,10 @@ async fn read_grpc(response: Response<Incoming>) -> Result<u64, ExportError> {
     if code == OK {
         return Ok(rejected(body.get(5..).unwrap_or_default()));
     }
-    let text = field("grpc-message").map(|text| format!(": {}", shown(text.as_bytes()))).unwrap_or_default();
+    let text = field("grpc-message")
+        .filter(|_| shows_text)
+        .map(|text| format!(": {}", shown(text.as_bytes())))
+        .unwrap_or_default();
     let fault = if BUSY.contains(&code) { ExportFault::Busy } else { ExportFault::Refused };
     Err(ExportError::new(fault, format!("gRPC status {}{text}", shown(code.as_bytes()))))
 }

@@ -30,9 +30,6 @@ const LAST_EXPORTS: Duration = Duration::from_secs(1);
 /// How long an export waits at first before it is repeated. Then the wait doubles each time.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// What a span takes at most in the queue, in bytes, with its share of a message.
-pub(crate) const SPAN_SIZE: usize = 2 * 1024;
-
 const TRACE_SERVICE: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 const METRICS_SERVICE: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
 
@@ -154,8 +151,9 @@ impl Exports {
         result
     }
 
+    /// Also if the exporter is gone.
     fn is_stopping(&self) -> bool {
-        *self.shared.stop.borrow()
+        *self.shared.stop.borrow() || self.shared.stop.has_changed().is_err()
     }
 }
 
@@ -247,6 +245,8 @@ async fn export_metrics(mut exports: Exports) {
 }
 
 fn metrics_message(shared: &Shared, started: SystemTime) -> Bytes {
-    let times = Times { started, now: shared.clock.date() };
+    // The wall clock may have been set back.
+    let now = shared.clock.date();
+    let times = Times { started: started.min(now), now };
     Bytes::from(metrics::request(&shared.metrics.gather(), times, &shared.resource))
 }

@@ -60,13 +60,14 @@ fn write_family(message: &mut Message, family: &MetricFamily, times: Times) {
     }
 }
 
-/// The unit that is in the name of a family, in UCUM.
+/// The unit that is in the name of a family, in UCUM. Empty if there is none there: for the unit "1", Prometheus and the
+/// Collector append `_ratio` to the name of a gauge, and rules would not find it.
 fn unit(name: &str) -> &'static str {
     let name = name.strip_suffix("_total").unwrap_or(name);
     match name.rsplit('_').next() {
         Some("seconds") => "s",
         Some("bytes") => "By",
-        _ => "1",
+        _ => "",
     }
 }
 

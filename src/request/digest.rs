@@ -11,7 +11,7 @@ use super::caller::Caller;
 use super::key::RequestKey;
 
 /// A digest of 64 bits as 16 hex digits. It is kept as text, because it is written more often than computed.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ShortDigest([u8; 16]);
 
 impl ShortDigest {

@@ -350,10 +350,14 @@ fn start_export(
     proxy: SocketAddr,
     clock: Clock,
 ) -> io::Result<Option<(Exporter, Charge)>> {
-    let Some(otlp) = &config.otlp else { return Ok(None) };
+    let Some(configured) = &config.otlp else { return Ok(None) };
+    let otlp = &configured.fitted(gateway.budget().limit());
+    if otlp.max_queue < configured.max_queue {
+        let (configured, used) = (configured.max_queue, otlp.max_queue);
+        tracing::warn!(configured, used, "otlp.max_queue is lowered: spans may use an eighth of limits.memory");
+    }
     let spans = gateway.observer().take_spans();
-    let max_spans = spans.as_ref().map_or(0, |_| otlp.max_queue + otlp.max_batch);
-    let memory = gateway.budget().charge(Purpose::Log, max_spans * otlp::SPAN_SIZE);
+    let memory = gateway.budget().charge(Purpose::Log, spans.as_ref().map_or(0, |_| otlp.span_memory()));
     let instance = format!("{:08x}{:08x}", Random::System.u32()?, Random::System.u32()?);
     let reporting = Arc::clone(gateway);
     let on_event = move |event| reporting.observer().record_event(event);

@@ -31,6 +31,7 @@ pub struct CallerCounts {
     /// The id of its access key, which is no secret. `None` for a token.
     access_key: Option<Box<str>>,
     is_accepted: AtomicBool,
+    is_forgotten: AtomicBool,
     hits: AtomicU64,
     /// Requests that were no hits.
     others: AtomicU64,
@@ -95,6 +96,7 @@ impl CallerCounts {
             id,
             access_key: access_key.map(Into::into),
             is_accepted: AtomicBool::new(false),
+            is_forgotten: AtomicBool::new(false),
             hits: AtomicU64::new(0),
             others: AtomicU64::new(0),
             refusals: AtomicU64::new(0),
@@ -108,6 +110,11 @@ impl CallerCounts {
         self.id
     }
 
+    /// Whether the table does not have it any more.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.is_forgotten.load(Ordering::Relaxed)
+    }
+
     fn set_agent(&self, agent: Option<&[u8]>) {
         let agent = agent.map(|agent| &agent[..agent.len().min(MAX_AGENT)]);
         let mut known = self.agent.lock();
@@ -118,6 +125,12 @@ impl CallerCounts {
 
     fn requests(&self) -> u64 {
         self.hits.load(Ordering::Relaxed) + self.others.load(Ordering::Relaxed)
+    }
+
+    /// The place among the rows: how long ago it was refused in the last minutes, and how long ago it was seen.
+    fn rank(&self, now: u64) -> (u64, u64, Reverse<u64>, ShortDigest) {
+        let refused = self.last_refused.ago(now).filter(|ago| *ago <= RECENT.as_secs()).unwrap_or(u64::MAX);
+        (refused, self.last_seen.ago(now).unwrap_or(u64::MAX), Reverse(self.requests()), self.id)
     }
 
     fn row(&self, now: u64) -> CallerRow {
@@ -197,20 +210,25 @@ impl CallerTable {
     }
 
     /// At most `limit` callers, and how many are remembered. Those that were refused in the last minutes come first, then
-    /// those that were seen last.
+    /// those that were seen last. If there are too many, half of the rows are for callers that upstream has accepted:
+    /// invented tokens must not hide them.
     pub(crate) fn rows(&self, limit: usize, now: Instant) -> (Vec<CallerRow>, usize) {
         let now = self.second(now);
         let callers = self.callers.lock();
-        let all: Vec<_> = callers.accepted.values().chain(callers.others.values()).map(Arc::clone).collect();
-        drop(callers);
-        let mut rows: Vec<_> = all.iter().map(|counts| counts.row(now)).collect();
-        let total = rows.len();
-        rows.sort_by_cached_key(|row| {
-            let refused = row.last_refusal_seconds.filter(|ago| *ago <= RECENT.as_secs()).unwrap_or(u64::MAX);
-            (refused, row.last_seen_seconds, Reverse(row.requests), row.id.clone())
+        let [mut accepted, mut others] = [&callers.accepted, &callers.others].map(|callers| {
+            let ranked = callers.values().map(|counts| (counts.rank(now), Arc::clone(counts)));
+            ranked.collect::<Vec<_>>()
         });
-        rows.truncate(limit);
-        (rows, total)
+        drop(callers);
+        let total = accepted.len() + others.len();
+        for callers in [&mut accepted, &mut others] {
+            callers.sort_unstable_by_key(|(rank, _)| *rank);
+        }
+        others.truncate((limit / 2).max(limit.saturating_sub(accepted.len())));
+        accepted.truncate(limit - others.len());
+        accepted.append(&mut others);
+        accepted.sort_unstable_by_key(|(rank, _)| *rank);
+        (accepted.iter().map(|(_, counts)| counts.row(now)).collect(), total)
     }
 }
 
@@ -224,7 +242,9 @@ fn make_room(callers: &mut HashMap<Caller, Arc<CallerCounts>>) {
     let mut all: Vec<_> = callers.iter().map(|(caller, counts)| (rank(counts), *caller)).collect();
     let (oldest, _, _) = all.select_nth_unstable_by_key(MAX_CALLERS / 2, |(rank, _)| *rank);
     for (_, caller) in oldest {
-        callers.remove(caller);
+        if let Some(counts) = callers.remove(caller) {
+            counts.is_forgotten.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -278,7 +298,14 @@ mod tests {
         let accepted: Vec<_> = rows.iter().filter(|row| row.is_accepted).collect();
         assert_eq!((accepted.len(), &accepted[0].id), (1, &counts.id.as_str().to_owned()));
         assert_eq!(accepted[0].last_seen_seconds, 101);
-        assert_eq!(fixture.rows(200, 101).0.len(), 200);
+        // They were refused, and are too many for the rows.
+        for number in 99_900..100_000 {
+            let (_, counts) = fixture.request(&format!("invented-{number}"), 100, b"b");
+            counts.last_refused.set(fixture.table.second(fixture.start + Duration::from_secs(100)));
+        }
+        let (rows, _) = fixture.rows(50, 101);
+        assert_eq!((rows.len(), rows.iter().filter(|row| row.is_accepted).count()), (50, 1));
+        assert!(rows[..49].iter().all(|row| row.last_refusal_seconds == Some(1)), "the refused ones come first");
     }
 
     #[test]

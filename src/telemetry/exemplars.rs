@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use super::completed::CompletedRequest;
 use super::families::BUCKETS;
 use super::outcome::Outcome;
+use crate::request::trace::TraceId;
 use crate::sync::Mutex;
 
 #[derive(Default)]
@@ -22,10 +23,9 @@ pub(super) struct Exemplars {
 /// One place for each bucket; the last one has no upper bound.
 type SeriesExemplars = [Option<Exemplar>; BUCKETS.len() + 1];
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Exemplar {
-    /// 32 hex digits.
-    pub(super) trace_id: Box<str>,
+    pub(super) trace_id: TraceId,
     /// In seconds.
     pub(super) value: f64,
     pub(super) at: SystemTime,
@@ -47,8 +47,9 @@ impl Exemplars {
         let Some(trace) = trace.filter(|trace| trace.context.is_sampled() && self.are_wanted()) else { return };
         let value = request.took.as_secs_f64();
         let bucket = BUCKETS.iter().take_while(|&&bound| value > bound).count();
-        let exemplar = Exemplar { trace_id: trace.context.trace_id.to_string().into(), value, at: date() };
-        let mut kept = self.kept.lock();
+        let exemplar = Exemplar { trace_id: trace.context.trace_id, value, at: date() };
+        // A request does not wait for another one or for a scrape. Then it leaves no exemplar.
+        let Some(mut kept) = self.kept.try_lock() else { return };
         let of_operation = match kept.get_mut(request.operation) {
             Some(of_operation) => of_operation,
             None => kept.entry(request.operation.into()).or_default(),
@@ -60,6 +61,6 @@ impl Exemplars {
     pub(super) fn of(&self, operation: &str, result: &str, bucket: usize) -> Option<Exemplar> {
         let kept = self.kept.lock();
         let (_, series) = kept.get(operation)?.iter().find(|(outcome, _)| outcome.into_str() == result)?;
-        series.get(bucket)?.clone()
+        *series.get(bucket)?
     }
 }

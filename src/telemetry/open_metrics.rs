@@ -140,6 +140,7 @@ mod tests {
     use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
     use super::*;
+    use crate::request::trace::TraceContext;
 
     #[test]
     fn each_family_is_written_as_the_specification_says() {
@@ -156,17 +157,18 @@ mod tests {
         gauge.set(-3);
         durations.with_label_values(&["z"]).observe(1.5);
         let families = registry.gather();
+        let trace_id = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap().trace_id;
         let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_234_567);
         let exemplar = |name: &str, series: &Metric, bucket| {
             let is_it = name == "c_seconds" && series.get_label()[0].value() == "z" && bucket == 1;
-            is_it.then(|| Exemplar { trace_id: "4bf9".into(), value: 1.5, at })
+            is_it.then(|| Exemplar { trace_id, value: 1.5, at })
         };
         let expected = "\
             # HELP a Calls, \\\"all\\\".\\nOf\\\\one kind.\n# TYPE a counter\na_total{kind=\"x\\\"y\"} 1\n\
             # HELP b Open.\n# TYPE b gauge\nb -3\n\
             # HELP c_seconds Long.\n# TYPE c_seconds histogram\n\
             c_seconds_bucket{kind=\"z\",le=\"0.00005\"} 0\n\
-            c_seconds_bucket{kind=\"z\",le=\"2.0\"} 1 # {trace_id=\"4bf9\"} 1.5 1234.567\n\
+            c_seconds_bucket{kind=\"z\",le=\"2.0\"} 1 # {trace_id=\"4bf92f3577b34da6a3ce929d0e0e4736\"} 1.5 1234.567\n\
             c_seconds_bucket{kind=\"z\",le=\"+Inf\"} 1\n\
             c_seconds_sum{kind=\"z\"} 1.5\nc_seconds_count{kind=\"z\"} 1\n# EOF\n";
         assert_eq!(encode(&families, exemplar).unwrap(), expected);

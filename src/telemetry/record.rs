@@ -320,8 +320,8 @@ fn description(
         link: None,
         template: None,
     });
-    let is_needed = sinks.need_description() || trace.as_ref().is_some_and(|trace| trace.is_exported);
-    if is_needed { describe(trace) } else { None }
+    let is_sampled = trace.as_ref().is_some_and(|trace| trace.context.is_sampled());
+    if sinks.describe_all() || is_sampled && sinks.describe_sampled() { describe(trace) } else { None }
 }
 
 #[cfg(test)]

@@ -43,14 +43,19 @@ impl Sinks {
         self.tracer.as_ref()
     }
 
-    /// Whether a sink needs the description of each request that begins now. The exporter needs those of some.
-    pub(super) fn need_description(&self) -> bool {
-        access_log::is_on() || self.metrics.exemplars.are_wanted() || self.tail.is_read()
+    /// Whether a sink needs the description of each request that begins now.
+    pub(super) fn describe_all(&self) -> bool {
+        access_log::is_on() || self.tail.is_read()
+    }
+
+    /// Whether a sink needs the description of a request that is sampled.
+    pub(super) fn describe_sampled(&self) -> bool {
+        self.metrics.exemplars.are_wanted() || self.tracer.is_some()
     }
 
     /// Whether a sink may need the description of a request.
     pub(crate) fn may_need_description(&self) -> bool {
-        self.need_description() || self.tracer.is_some()
+        self.describe_all() || self.describe_sampled()
     }
 
     pub(super) fn begin(&self) {

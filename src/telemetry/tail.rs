@@ -41,7 +41,7 @@ pub(crate) struct TailFilter {
     pub slow: Option<Duration>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum StatusFilter {
     /// Its first digit.
     Class(u16),
@@ -81,8 +81,16 @@ pub(crate) struct Tail {
 
 struct Queue {
     filter: TailFilter,
-    events: mpsc::Sender<Arc<str>>,
+    events: mpsc::Sender<Queued>,
+    /// So many were dropped since the last one that fitted.
     dropped: AtomicU64,
+}
+
+/// A request in a queue.
+struct Queued {
+    /// So many were dropped before it.
+    dropped: u64,
+    request: Arc<str>,
 }
 
 /// What a reader gets next.
@@ -98,7 +106,9 @@ pub(crate) enum TailEvent {
 pub(crate) struct TailReader {
     tail: Arc<Tail>,
     queue: Arc<Queue>,
-    events: mpsc::Receiver<Arc<str>>,
+    events: mpsc::Receiver<Queued>,
+    /// A request that comes after what was dropped before it.
+    waiting: Option<TailEvent>,
 }
 
 impl Tail {
@@ -121,7 +131,7 @@ impl Tail {
         }
         queues.push(Arc::clone(&queue));
         self.reader_count.store(queues.len(), Ordering::Relaxed);
-        Some(TailReader { tail: Arc::clone(self), queue, events })
+        Some(TailReader { tail: Arc::clone(self), queue, events, waiting: None })
     }
 
     /// Passes a request to those who want it. A request that began before somebody read has no description, and is left
@@ -132,8 +142,9 @@ impl Tail {
         for queue in self.queues.read().iter().filter(|queue| queue.filter.takes(request, description.client)) {
             let event =
                 event.get_or_insert_with(|| -> Arc<str> { to_json(request, description, self.clock.date()).into() });
-            if queue.events.try_send(Arc::clone(event)).is_err() {
-                queue.dropped.fetch_add(1, Ordering::Relaxed);
+            let dropped = queue.dropped.swap(0, Ordering::Relaxed);
+            if queue.events.try_send(Queued { dropped, request: Arc::clone(event) }).is_err() {
+                queue.dropped.fetch_add(dropped + 1, Ordering::Relaxed);
             }
         }
     }
@@ -142,27 +153,43 @@ impl Tail {
 impl TailReader {
     /// Waits for the next event. What was dropped is told before what came later.
     pub(crate) async fn next(&mut self) -> TailEvent {
-        match self.dropped() {
-            Some(dropped) => dropped,
-            // `None` cannot happen: `self` has the queue with the sender.
-            None => match self.events.recv().await {
-                Some(event) => TailEvent::Request(event),
-                None => std::future::pending().await,
-            },
+        if let Some(event) = self.waiting.take().or_else(|| self.dropped()) {
+            return event;
+        }
+        match self.events.recv().await {
+            Some(queued) => self.event(queued),
+            // Cannot happen: `self` has the queue with the sender.
+            None => std::future::pending().await,
         }
     }
 
     /// The next event that is there already.
     pub(crate) fn try_next(&mut self) -> Option<TailEvent> {
-        self.dropped().or_else(|| self.events.try_recv().ok().map(TailEvent::Request))
+        if let Some(event) = self.waiting.take() {
+            return Some(event);
+        }
+        match self.events.try_recv() {
+            Ok(queued) => Some(self.event(queued)),
+            Err(_) => self.dropped(),
+        }
     }
 
-    /// The queue was full when events were dropped, so they are told when it has been emptied.
+    /// What was dropped before a request, if anything was, and else the request.
+    fn event(&mut self, Queued { dropped, request }: Queued) -> TailEvent {
+        if dropped == 0 {
+            return TailEvent::Request(request);
+        }
+        self.waiting = Some(TailEvent::Request(request));
+        TailEvent::Dropped(dropped)
+    }
+
+    /// What was dropped at the end of the queue, when that has been read.
     fn dropped(&self) -> Option<TailEvent> {
         if !self.events.is_empty() || self.queue.dropped.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        Some(TailEvent::Dropped(self.queue.dropped.swap(0, Ordering::Relaxed)))
+        let dropped = self.queue.dropped.swap(0, Ordering::Relaxed);
+        (dropped > 0).then_some(TailEvent::Dropped(dropped))
     }
 }
 
@@ -221,5 +248,50 @@ impl<T: Field> Field for Option<T> {
 impl<T: Display> Field for DisplayValue<T> {
     fn to_json(&self) -> Option<String> {
         json(&format!("{self:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Version};
+
+    use super::super::completed::Heading;
+    use super::*;
+
+    #[test]
+    fn what_was_dropped_is_told_in_its_place() {
+        let clock = Clock::System;
+        let tail = Arc::new(Tail::new(clock.clone()));
+        let mut reader = tail.read(TailFilter::default()).unwrap();
+        let heading = Arc::new(Heading::new("/", &HeaderMap::new()));
+        let description = Description::new([127, 0, 0, 1].into(), heading, ("GET", Version::HTTP_11), None);
+        let send = |id: &str| {
+            tail.send(&CompletedRequest {
+                request_id: id,
+                operation: "none",
+                outcome: Outcome::Refused,
+                miss: None,
+                caller: None,
+                key: None,
+                detail: None,
+                failure: None,
+                status: Some(StatusCode::NOT_FOUND),
+                ended: clock.timer_now(),
+                took: Duration::ZERO,
+                sent_bytes: 0,
+                is_complete: true,
+                description: Some(&description),
+            });
+        };
+        (0..MAX_WAITING + 3).for_each(|_| send("before"));
+        assert!(matches!(reader.try_next(), Some(TailEvent::Request(_))));
+        // There is room for one.
+        ["after", "last"].into_iter().for_each(send);
+        let mut events = std::iter::from_fn(|| reader.try_next());
+        let is = |event: Option<TailEvent>, id: &str| matches!(event, Some(TailEvent::Request(json)) if json.contains(&format!("\"request_id\":\"{id}\"")));
+        assert!((1..MAX_WAITING).all(|_| is(events.next(), "before")));
+        assert_eq!(events.next(), Some(TailEvent::Dropped(3)));
+        assert!(is(events.next(), "after"));
+        assert_eq!((events.next(), events.next()), (Some(TailEvent::Dropped(1)), None));
     }
 }

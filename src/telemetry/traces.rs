@@ -1,6 +1,6 @@
 //! The spans that are exported to OpenTelemetry: which requests have them, and the queue to the exporter (`otlp`).
 //!
-//! A span is made when what it describes has ended. A request that is not sampled costs a comparison. The queue is
+//! A span is made when what it describes has ended. Of a request that is not sampled, only its `traceparent` is read. The queue is
 //! bounded, and a span that does not fit is dropped and counted: no request waits for the exporter.
 
 mod call;

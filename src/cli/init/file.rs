@@ -1,6 +1,8 @@
-//! Writes the file of `init`. A file that exists stays as it is until the new one is complete.
+//! Writes the file of `init`. A file that exists stays as it is until the new one is complete, where the file
+//! system allows that.
 
 use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::ErrorKind::{CrossesDevices, PermissionDenied, ResourceBusy};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::Path;
@@ -14,14 +16,19 @@ const PERMISSIONS: u32 = 0o600;
 /// # Errors
 /// `AlreadyExists` if the file exists and must not be replaced. Else what the file system says.
 pub(super) fn write(file: &Path, text: &str, replace: bool) -> io::Result<()> {
+    let in_place = || {
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).create_new(!replace).truncate(replace);
+        options.open(file)?.write_all(text.as_bytes())
+    };
     match fs::metadata(file) {
-        Ok(old) if replace && old.is_file() => replace_file(&fs::canonicalize(file)?, &old, text),
+        Ok(old) if replace && old.is_file() => match replace_file(&fs::canonicalize(file)?, &old, text) {
+            // A file that is a mount point cannot be replaced, and the user may write the file but not its folder.
+            Err(error) if matches!(error.kind(), ResourceBusy | CrossesDevices | PermissionDenied) => in_place(),
+            replaced => replaced,
+        },
         // A device has no content to lose.
-        _ => {
-            let mut options = OpenOptions::new();
-            let options = options.write(true).create(true).create_new(!replace).truncate(replace);
-            options.open(file)?.write_all(text.as_bytes())
-        }
+        _ => in_place(),
     }
 }
 

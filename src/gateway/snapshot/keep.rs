@@ -88,7 +88,8 @@ impl Gateway {
     pub async fn restore_snapshot(&self) {
         // In this order: if the machine is suspended between the two, ages are too high, not too low.
         let now = self.clock.now();
-        let (Some(snapshot), Some(moment)) = (&self.snapshot, self.clock.moment()) else { return };
+        let Some(snapshot) = &self.snapshot else { return };
+        let Some(moment) = self.clock.moment() else { return self.memory.grants.lose_track() };
         let active = self.active();
         let mut restorer = Restorer {
             memory: &self.memory,
@@ -115,6 +116,7 @@ impl Gateway {
                     // What is not usable any more is a miss.
                     Ok(record) => drop(restorer.add(&record)),
                     Err(reason) => {
+                        restorer.is_complete = false;
                         self.observer.metrics.unreadable_record(reason);
                         let why = format!("a record cannot be read: {}", reason.describe());
                         let what = "a record of the snapshot cannot be read, so it and the later ones are not used";
