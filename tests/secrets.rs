@@ -203,7 +203,10 @@ fn check_and_serve_do_not_print_a_misplaced_secret() {
     for text in MISPLACED.iter().chain(&BROKEN) {
         let path = file("misplaced-secret.toml", &text.replace("SECRET", secret));
         for command in ["check", "serve"] {
-            let output = run_in(&[], &[command, "--region", "cn-north-4", "--config", &path]);
+            // Some mistakes are found only when the addresses are in use.
+            let any = "127.0.0.1:0";
+            let listen = ["--listen", any, "--metrics-listen", any, "--admin-listen", any];
+            let output = run_in(&[], &[&[command, "--region", "cn-north-4", "--config", &*path], &listen[..]].concat());
             let message = stderr(&output);
             assert!(code(&output) == 2 && message.starts_with("workspace-gateway: "), "{text}: {message}");
             assert!(!message.contains(secret) && !stdout(&output).contains(secret), "{text}: {message}");
