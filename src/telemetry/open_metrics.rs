@@ -161,7 +161,7 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_234_567);
         let exemplar = |name: &str, series: &Metric, bucket| {
             let is_it = name == "c_seconds" && series.get_label()[0].value() == "z" && bucket == 1;
-            is_it.then(|| Exemplar { trace_id, value: 1.5, at })
+            is_it.then_some(Exemplar { trace_id, value: 1.5, at })
         };
         let expected = "\
             # HELP a Calls, \\\"all\\\".\\nOf\\\\one kind.\n# TYPE a counter\na_total{kind=\"x\\\"y\"} 1\n\
