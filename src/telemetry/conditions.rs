@@ -262,7 +262,7 @@ fn throttled(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
     match service.throttled.filter(|at| found.is_empty() && now.saturating_duration_since(*at) < REMEMBERED) {
         None => found,
         Some(_) => {
-            let what = format!("{name} throttles calls (429, or 503 with Retry-After), and has named no limit");
+            let what = format!("{name} throttles calls (429, or 503 with Retry-After), or has done so in the last minute");
             vec![Condition::warning(Cause::Throttled, what, ADVICE).of(service.service)]
         }
     }
@@ -282,7 +282,7 @@ fn of_clients(facts: &ConditionFacts) -> Vec<Condition> {
         let what = format!(
             "a client repeats a credential that upstream has refused: {repeated_denials} requests in the last minute"
         );
-        let advice = "Find the client in the access log (result=denied), and renew its credential";
+        let advice = "Find the client in Callers by id or in the access log (result=denied), and renew its credential";
         found.push(Condition::warning(Cause::DenialsRepeated, what, advice));
     }
     if facts.is_memory_reached {

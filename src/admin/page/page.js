@@ -71,7 +71,7 @@ async function request(path, signal, form) {
     const method = form === undefined ? {} : { method: "POST", body: form };
     const response = await fetch(path, { headers, signal, cache: "no-store", redirect: "error", credentials: "omit", ...method });
     if (!response.ok) {
-        throw new Refusal(response.status, (await response.text()).trim().slice(0, 200));
+        throw new Refusal(response.status, (await response.text()).trim().slice(0, 600));
     }
     return response;
 }
