@@ -210,8 +210,8 @@
 //!   an access key. No grant and no entry depends on it.
 //! - **Snapshot**: a sealed file with entries, private scopes and proofs, for the next process
 //!   (`gateway/snapshot.rs`). **Revocation**: a purge, an invalidation, a scope that becomes private, or the denial of a
-//!   caller that has a grant, or had one when the table of grants was full. It ends the snapshots from before
-//!   ([`cache::revocations`]).
+//!   caller that has a grant, or may have a proof in the snapshot that this process does not know: its grant was removed
+//!   from a full table, or the snapshot could not be read. It ends the snapshots from before ([`cache::revocations`]).
 //! - **Flight**: the calls in flight for one cache key, and their waiters. **Leader**: the request that is sent.
 //!   **Waiter**: a request that waits for it. If a leader is refused, another one is *elected* from the waiters.
 //! - **Cache key**: the key of a request, and its owner if the entry belongs to one caller (*private*). A key is

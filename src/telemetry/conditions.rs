@@ -262,7 +262,8 @@ fn throttled(service: &ServiceFacts, now: Instant) -> Vec<Condition> {
     match service.throttled.filter(|at| found.is_empty() && now.saturating_duration_since(*at) < REMEMBERED) {
         None => found,
         Some(_) => {
-            let what = format!("{name} throttles calls (429, or 503 with Retry-After), or has done so in the last minute");
+            let what =
+                format!("{name} throttles calls (429, or 503 with Retry-After), or has done so in the last minute");
             vec![Condition::warning(Cause::Throttled, what, ADVICE).of(service.service)]
         }
     }
