@@ -654,15 +654,16 @@ MUTATIONS = [
         "invalidated-entry-on-error",
         "invalidation: they are not given in an outage or by grace either",
         LOOK_UP,
-        "self.store.get(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;",
-        "self.store.get_for_validation(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;",
+        "self.store.get(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;\n        let freshness_info",
+        "self.store.get_for_validation(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;\n"
+        "        let freshness_info",
     ),
     (
         "invalidated-entry-on-fast-path",
         "invalidation: they are not given on the fast path either",
         LOOK_UP,
-        "let entry = self.store.get(&self.store.cache_key(&lookup.key,",
-        "let entry = self.store.get_for_validation(&self.store.cache_key(&lookup.key,",
+        "self.store.get(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;\n        accepts(",
+        "self.store.get_for_validation(&self.store.cache_key(&lookup.key, lookup.caller_scope.caller))?;\n        accepts(",
     ),
     (
         "invalidated-negative-given",
@@ -1034,8 +1035,8 @@ MUTATIONS = [
         "held-extends-grant",
         "quotas: a call that is not sent extends no grant",
         "src/gateway/fetch_result.rs",
-        "duration: None, is_external: false, may_retry: false",
-        "duration: None, is_external: true, may_retry: false",
+        "let (response, is_external, may_retry) = (Err(error), false, false);",
+        "let (response, is_external, may_retry) = (Err(error), true, false);",
     ),
     (
         "held-unproved-gets-stale",
