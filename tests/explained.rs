@@ -236,6 +236,11 @@ async fn the_verdict_is_what_the_caller_gets_now() {
     let stale = "answered from memory: an entry of 5m 1s, which is stale and is refreshed in the background; this caller \
                  has a grant";
     assert_eq!(verdict_for(&world, &mine).await["sentence"], stale);
+    let pairs = [("url", LIST.replace("PROJECT", PROJECT)), ("header", format!("X-Auth-Token: {mine}"))];
+    let pairs = pairs.into_iter().chain([("header", "Cache-Control: only-if-cached".to_owned())]);
+    let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    let explained = world.http.send(Method::POST, &world.admin_url("/explain"), &[], form).await.json();
+    assert_eq!(explained["verdict"]["sentence"], stale.replace(" and is refreshed in the background", ""));
     world.clock.advance(Duration::from_secs(100));
     let expired = "a call to upstream: the entry has expired; if the call fails or is slow, it gets the stale entry";
     assert_eq!(verdict_for(&world, &mine).await["sentence"], expired);

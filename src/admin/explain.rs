@@ -26,7 +26,7 @@ pub(super) fn page(gateway: &Gateway, parameters: &str) -> Page {
         let longest = active.settings().upstream.answer_timeout.0;
         explain::explain(context, ExplainRequest { method, url: &url, headers }, |key, credential, directives| {
             let known = gateway.inspect(key, credential, directives.unwrap_or_default());
-            Some((describe(&known, longest), directives.map(|_| verdict::verdict(&known, longest))))
+            Some((describe(&known, longest), directives.map(|it| verdict::verdict(&known, it.only_if_cached, longest))))
         })
     });
     match explained {

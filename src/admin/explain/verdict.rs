@@ -10,8 +10,9 @@ use crate::explain::{Verdict, VerdictAction};
 use crate::gateway::{Answer, Inspection};
 use crate::telemetry::outcome::Outcome;
 
-/// `longest`: how long a request waits for a limit of upstream at most.
-pub(super) fn verdict(known: &Inspection, longest: Duration) -> Verdict {
+/// `only_if_cached`: whether the request forbids a call for it. `longest`: how long a request waits for a limit of upstream
+/// at most.
+pub(super) fn verdict(known: &Inspection, only_if_cached: bool, longest: Duration) -> Verdict {
     match known.answer {
         Answer::FromMemory { outcome: Outcome::Denied, status, left, .. } => {
             let left = seconds(left);
@@ -28,6 +29,7 @@ pub(super) fn verdict(known: &Inspection, longest: Duration) -> Verdict {
                 _ => format!("an entry of {}", seconds(age)),
             };
             let state = match outcome {
+                Outcome::Revalidating if only_if_cached => ", which is stale".to_owned(),
                 Outcome::Revalidating => ", which is stale and is refreshed in the background".to_owned(),
                 Outcome::Backoff => format!(", which is stale, because {}", why_no_call(known)),
                 _ => format!(", fresh for {} more", seconds(left)),
