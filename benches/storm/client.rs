@@ -129,7 +129,7 @@ impl Client {
             Exchange { client, gateway, standing, caller, resource, directives, begun, decided, end }
         };
         let address = endpoint.address();
-        self.connection.take_if(|connection| connection.gateway != address);
+        self.connection.take_if(|connection| connection.gateway != address || connection.is_closed());
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => match Connection::open(self.number, address, self.uses_http2, is_slow).await {
@@ -275,6 +275,14 @@ impl Connection {
             (Sender::Http1(sender), tokio::spawn(async { drop(connection.await) }))
         };
         Ok(Self { gateway, sender, driver })
+    }
+
+    /// Whether the gateway has closed it.
+    fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        }
     }
 
     pub(crate) async fn send(&mut self, mut request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {

@@ -280,7 +280,7 @@ impl Judge {
         if self.is_loaded(exchange) && is_own && status.is_server_error() {
             return Ok(format!("{kind} (under the loads)"));
         }
-        if !self.is_loaded(exchange) {
+        if !self.is_loaded(exchange) && !self.was_killed(exchange, &journal) {
             self.in_time(&case)?;
         }
         self.obeys_directives(&case)?;

@@ -7,11 +7,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, ETAG, Entry, IF_NONE_MATCH, RETRY_AFTER, SERVER, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_TYPE, DATE, ETAG, Entry, IF_NONE_MATCH, RETRY_AFTER, SERVER, TRANSFER_ENCODING,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Collected, Full, Limited};
+use httpdate::fmt_http_date;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -158,6 +161,8 @@ async fn handle(
     let request_id = state.ids.next();
     let mut response = result.unwrap_or_else(|refusal| refuse(&refusal, request_id.as_str()));
     response.headers_mut().extend(limits);
+    let date = HeaderValue::try_from(fmt_http_date(state.date())).map_err(io::Error::other)?;
+    response.headers_mut().insert(DATE, date);
     add_headers(state, &mut response, request_id.as_str());
     progress.status = Some(response.status());
     Ok(response)
