@@ -206,6 +206,7 @@ impl RespEngine {
                     return;
                 }
             }
+            received.reserve(4096);
             tokio::select! {
                 biased;
                 // Also while it hangs: its system receives.

@@ -50,8 +50,11 @@ impl Reply {
     }
 }
 
-/// The parts of the first command, and its length in bytes. `None` if it is incomplete.
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Vec<&[u8]>, usize)>, Malformed> {
+/// A command's parts, and its length in bytes.
+pub(super) type Parsed<'b> = (Vec<&'b [u8]>, usize);
+
+/// The first command. `None` if it is incomplete.
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<Parsed<'_>>, Malformed> {
     let Some((count, mut at)) = header(bytes, 0, b'*')? else { return Ok(None) };
     let mut parts = Vec::new();
     for _ in 0..count {
