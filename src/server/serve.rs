@@ -245,6 +245,7 @@ impl Serving {
             let is_awaited = || if is_http2 { !activity.is_between_requests() } else { activity.is_in_head() };
             let answered = poll_fn(|_| if is_awaited() { Poll::Pending } else { Poll::Ready(()) });
             tokio::select! {
+                biased;
                 () = answered => {}
                 () = goaway.goaway_forced(), if is_http2 => {}
             }

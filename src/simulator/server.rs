@@ -17,7 +17,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::behaviour::{Behaviour, Forced};
@@ -31,6 +30,7 @@ use super::more_lists;
 use super::tokens::{Bearer, Tokens};
 use crate::catalogue::{Catalogue, Operation, Service};
 use crate::clock::Clock;
+use crate::net::Listener;
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::has_token;
 use crate::request::id::RequestIds;
@@ -75,14 +75,14 @@ impl SimulatorState {
 }
 
 /// Accepts connections until dropped, which closes them all.
-pub(super) async fn listen(state: Arc<SimulatorState>, service: Option<Service>, listener: TcpListener) {
+pub(super) async fn listen(state: Arc<SimulatorState>, service: Option<Service>, listener: Listener) {
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Without it, small responses wait for the peer's delayed acknowledgement. If it fails, the first read
                 // fails, too.
-                let _ = stream.set_nodelay(true);
+                let _ = stream.set_nodelay();
                 connections.spawn(serve(Arc::clone(&state), service, stream));
             }
             // Probably no file descriptor is free: wait until a connection has ended.
