@@ -39,6 +39,7 @@ use tokio::sync::{Notify, Semaphore};
 pub(crate) use self::check::check;
 pub(crate) use self::commands::Fault;
 use self::commands::{Fresh, Keys, OF_PROCESS};
+pub use self::commands::{RELEASE, RENEW, STORE, TELL};
 use self::connection::MAX_IN_FLIGHT;
 use self::link::Link;
 use self::log::LogPosition;

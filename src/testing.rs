@@ -67,6 +67,9 @@ pub mod fast_path {
         HeadScanner, MAX_HEADS, Responder, ResponderState, is_repeatable, split_head, split_parsed_head,
     };
 }
+pub mod fleet {
+    pub use crate::fleet::{RELEASE, RENEW, STORE, TELL};
+}
 pub mod gateway {
     pub use crate::gateway::{Connection, Gateway, Hint, HintSink, REQUEST_IDS};
     pub mod snapshot {
