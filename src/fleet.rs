@@ -27,7 +27,6 @@ mod stream;
 mod teller;
 mod tls;
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,6 +48,7 @@ use crate::cache::fleet_sync::FleetSync;
 use crate::cache::second_tier::{Incarnation, Lease, Name, NoticeKind, Order, Place, RecordKind};
 use crate::config::fleet::FleetConfig;
 use crate::machine::Machine;
+use crate::random::HashMap;
 use crate::sync::{Mutex, RwLock};
 
 /// Why the engine is not in use, and details for an operator.

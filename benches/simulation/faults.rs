@@ -186,7 +186,7 @@ impl Faults {
             }
             Fault::NoDescriptors => {
                 self.set_down(gateway, true);
-                self.set_link(gateway, Condition::CutOff);
+                self.set_link(gateway, Condition::NoDescriptors);
                 net.set_descriptors(host, false);
                 sleep(dice.random_range(LASTING)).await;
                 net.set_descriptors(host, true);

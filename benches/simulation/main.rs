@@ -27,10 +27,12 @@
 mod cache_status;
 #[path = "../storm/client.rs"]
 mod client;
+#[allow(dead_code)]
 #[path = "../storm/endpoint.rs"]
 mod endpoint;
 mod engine;
 mod faults;
+#[allow(dead_code)]
 #[path = "../storm/judge.rs"]
 mod judge;
 #[path = "../support/metrics.rs"]
@@ -43,8 +45,10 @@ mod report;
 mod resp_engine;
 mod run;
 mod settings;
+#[allow(dead_code)]
 #[path = "../storm/faults.rs"]
 mod upstream_faults;
+#[allow(dead_code)]
 #[path = "../storm/world.rs"]
 mod world;
 

@@ -192,13 +192,6 @@ impl SimulatedNet {
     pub(crate) fn note(&self, line: &str) {
         lock(&self.0).digest("", line.as_bytes());
     }
-
-    /// The number of connections that are open.
-    pub(crate) fn open_connections(&self, host: IpAddr) -> usize {
-        let connections: Vec<_> = lock(&self.0).connections.iter().filter_map(Weak::upgrade).collect();
-        let is_open = |pipes: &Pipes| !pipes.is_reset && pipes.addresses.iter().any(|address| address.ip() == host);
-        connections.iter().filter(|connection| is_open(&lock(connection))).count()
-    }
 }
 
 fn reset(connection: &Mutex<Pipes>) {

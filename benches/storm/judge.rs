@@ -437,6 +437,8 @@ impl Judge {
         }
         let life = match case.source {
             Source::Upstream | Source::Relayed => Duration::ZERO,
+            // A failure of the gateway itself extends no grant.
+            Source::Failure if case.cache_status.detail.as_deref() == Some("local") => self.lifetimes.grant_ttl,
             // The caller's own call has failed, now or shortly before.
             Source::Backoff | Source::Failure => self.lifetimes.outage_grace,
             _ => self.lifetimes.grant_ttl,
@@ -464,7 +466,8 @@ impl Judge {
                 match (case.cache_status.status, case.cache_status.detail.as_deref()) {
                     (Some(status), _) => gives(condition, status),
                     (None, Some("connect")) => matches!(condition, Condition::Dead | Condition::CutOff),
-                    (None, Some("first-byte" | "timeout" | "idle" | "busy")) => is_slow(condition),
+                    (None, Some("first-byte" | "timeout" | "idle" | "busy" | "deadline")) => is_slow(condition),
+                    (None, Some("local")) => condition == Condition::NoDescriptors,
                     (None, Some("broken")) => breaks(condition),
                     (None, _) => false,
                 }
@@ -583,11 +586,14 @@ impl Judge {
 
 /// Whether connections or responses are cut off.
 fn breaks(condition: Condition) -> bool {
-    matches!(condition, Condition::Resetting | Condition::Truncating | Condition::Dead | Condition::CutOff)
+    matches!(
+        condition,
+        Condition::Resetting | Condition::Truncating | Condition::Dead | Condition::CutOff | Condition::NoDescriptors
+    )
 }
 
 fn is_slow(condition: Condition) -> bool {
-    matches!(condition, Condition::Slow | Condition::Stuck | Condition::CutOff)
+    matches!(condition, Condition::Slow | Condition::Stuck | Condition::CutOff | Condition::NoDescriptors)
 }
 
 fn gives(condition: Condition, status: u16) -> bool {
