@@ -16,6 +16,7 @@
 //! net           the simulated network              process   a gateway's machine and its processes
 //! network       connections of the clients         faults    of machines and links
 //! settings      the gateways' settings             run       one seed
+//! connection    its connections
 //! engine        the host of a fleet's engine       resp_engine   the engine
 //! ```
 //!
@@ -27,6 +28,7 @@
 mod cache_status;
 #[path = "../storm/client.rs"]
 mod client;
+mod connection;
 #[allow(dead_code)]
 #[path = "../storm/endpoint.rs"]
 mod endpoint;

@@ -137,13 +137,13 @@ impl Run {
         of_upstream.await.expect("no panic");
 
         tokio::time::sleep(QUIET).await;
-        let report = &mut lock(&judge).1;
+        let mut wrongs = Vec::new();
         for (number, process) in faults.processes.iter().enumerate() {
             let page = process.gateway().metrics().encode().expect("metrics");
             for name in IN_USE {
                 let left = sum_of::<u64>(&page, &format!("workspace_gateway_{name}"));
                 if left > 0 {
-                    report.wrong(format!("{left} {name} of gateway {number} are in use at the end"));
+                    wrongs.push(format!("{left} {name} of gateway {number} are in use at the end"));
                 }
             }
         }
@@ -151,9 +151,11 @@ impl Run {
             process.end().await;
         }
         if let Some(engine) = faults.engine {
-            engine.end().await.into_iter().for_each(|what| report.wrong(format!("the engine does not know {what}")));
+            wrongs.extend(engine.end().await.into_iter().map(|what| format!("the engine does not know {what}")));
         }
         world.simulator.shut_down().await;
+        let report = &mut lock(&judge).1;
+        wrongs.into_iter().for_each(|wrong| report.wrong(wrong));
         let conditions = lock(&journal).condition.all().count() / 2;
         println!(
             "seed {}: {} gateways, {} responses, {} faults of upstream and {} others, {} violations, {}",
