@@ -9,7 +9,8 @@
 //! The same seed gives the same run: the digest of all bytes that arrive, with their times, is printed.
 //!
 //! `cargo bench --bench simulation` runs some seeds and fails if a response is wrong, late or missing. Flags:
-//! `-- --seed 7`, `--runs 10`, `--minutes 60` (simulated, of each run), `--list` (all kinds of responses),
+//! `-- --seed 7`, `--runs 10`, `--minutes 60` (simulated, of each run), `--repeat` (each run twice: they
+//! must be the same; needs `RUSTFLAGS="--cfg tokio_unstable"`), `--list` (all kinds of responses),
 //! `--trace FILE` (all bytes that arrive, with their times; of one seed).
 //!
 //! ```text
@@ -62,7 +63,7 @@ use std::time::Duration;
 
 use workspace_gateway::testing::random::fix_hash_seeds;
 
-use run::Run;
+use run::{Run, RunResult};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -76,15 +77,28 @@ fn main() -> ExitCode {
     let lists = arguments.iter().any(|argument| argument == "--list");
     let trace = arguments.iter().position(|argument| argument == "--trace").and_then(|at| arguments.get(at + 1));
     let trace = trace.map(PathBuf::from);
+    let is_repeated = arguments.iter().any(|argument| argument == "--repeat");
+    if is_repeated && !cfg!(tokio_unstable) {
+        println!("--repeat needs RUSTFLAGS=\"--cfg tokio_unstable\": tokio's random numbers have no seed otherwise");
+        return ExitCode::FAILURE;
+    }
+    let run = |seed| {
+        let trace = trace.clone();
+        // In a thread of its own, because some things are of a thread.
+        std::thread::spawn(move || Run { seed, span, lists, trace }.run()).join().ok()
+    };
     let (mut wrongs, mut hours, begun) = (0, 0.0, cpu_time());
     for seed in first..first + number(&arguments, "--runs", 4) {
-        // Each in a thread of its own, because some things are of a thread.
-        let run = std::thread::spawn({
-            let trace = trace.clone();
-            move || Run { seed, span, lists, trace }.run()
-        });
-        wrongs += run.join().map_or(1, |result| result.wrongs);
+        let result = run(seed);
+        wrongs += result.as_ref().map_or(1, |result| result.wrongs);
         hours += span.as_secs_f64() / 3600.0;
+        if is_repeated {
+            let digest = |result: Option<RunResult>| result.map(|result| result.digest);
+            let is_same = digest(run(seed)) == digest(result);
+            wrongs += usize::from(!is_same);
+            println!("seed {seed}: {} again", if is_same { "the same" } else { "WRONG: not the same" });
+            hours += span.as_secs_f64() / 3600.0;
+        }
     }
     let cpu = (cpu_time() - begun).as_secs_f64() / 3600.0;
     println!("{hours} simulated hours in {:.0} s of CPU: {:.0} for each", cpu * 3600.0, hours / cpu);

@@ -16,11 +16,14 @@ use super::cache_status::{CacheStatus, Source};
 use super::client::{self, End, Exchange, RequestDirectives};
 use super::endpoint::{Endpoint, Standing, Told};
 use super::lock;
-use super::settings::{ANSWER_TIMEOUT, BACKOFF, DENIAL_TTL, JITTER, Lifetimes, NOTICE, RETRY_AFTER, SLACK, SYNC};
+use super::settings::{
+    ANSWER_TIMEOUT, BACKOFF, DENIAL_TTL, JITTER, Lifetimes, NOTICE, RETRY_AFTER, SLACK, STALE_IF_SLOW, SYNC,
+};
 use super::world::{Caller, Condition, Journal, Purge, Resource, Timeline, World};
 
-/// How much longer than `upstream.answer_timeout` a request waits, as documented.
-const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
+/// How much longer than `upstream.answer_timeout` a request waits, as documented: without a grant it waits for a proof
+/// first.
+const DEADLINE_MARGIN: Duration = Duration::from_secs(1).saturating_add(STALE_IF_SLOW);
 
 /// The longest time of a call, including the queue.
 const LONGEST_CALL: Duration = ANSWER_TIMEOUT.saturating_mul(2);
