@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::Clock;
 
+use super::crowd;
 use super::endpoint::Endpoint;
 use super::engine::EngineHost;
 use super::judge::Judge;
@@ -29,6 +30,8 @@ const LASTING: std::ops::Range<Duration> = Duration::from_secs(1)..Duration::fro
 const MAX_SLOW: Duration = Duration::from_millis(400);
 /// A killed process may have been told of a refusal, and have its snapshot not yet removed.
 const REMOVAL: Duration = Duration::from_secs(2);
+/// How long it may take until the gateway has noticed that a crowd is gone.
+const AFTER_CROWD: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +52,8 @@ pub(crate) enum Fault {
     Reload,
     Purge,
     NoDescriptors,
+    /// Strangers open connections, send half a request or do not read their response.
+    Crowd,
     // Of the fleet's engine.
     EngineCutOff,
     EngineHangs,
@@ -62,7 +67,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    const ALONE: [Self; 13] = [
+    const ALONE: [Self; 14] = [
         Self::Partition,
         Self::SlowLink,
         Self::Reset,
@@ -76,6 +81,7 @@ impl Fault {
         Self::Reload,
         Self::Purge,
         Self::NoDescriptors,
+        Self::Crowd,
     ];
     const OF_ENGINE: [Self; 7] = [
         Self::EngineCutOff,
@@ -186,10 +192,21 @@ impl Faults {
             }
             Fault::NoDescriptors => {
                 self.set_down(gateway, true);
-                self.set_link(gateway, Condition::NoDescriptors);
+                self.set_link(gateway, Condition::Exhausted);
                 net.set_descriptors(host, false);
                 sleep(dice.random_range(LASTING)).await;
                 net.set_descriptors(host, true);
+                self.set_link(gateway, Condition::Healthy);
+                self.set_down(gateway, false);
+            }
+            Fault::Crowd => {
+                self.set_down(gateway, true);
+                self.set_link(gateway, Condition::Exhausted);
+                let crowd = crowd::gather(&net, self.gateways[gateway].address(), dice);
+                sleep(dice.random_range(LASTING)).await;
+                drop(crowd);
+                // What the crowd has occupied is free again.
+                sleep(AFTER_CROWD).await;
                 self.set_link(gateway, Condition::Healthy);
                 self.set_down(gateway, false);
             }

@@ -3,7 +3,7 @@
 //!
 //! Upstream is in turn healthy, slow, stuck, failing, throttling, resetting and dead; tokens are revoked, and the
 //! catalogue changes. Links are cut, slow or reset. Gateways are killed, restarted, suspended, reloaded and purged, their
-//! clocks jump, and they run out of descriptors. The engine of a fleet hangs, is full, is cut off, and loses what it had. The storm's judge judges each response. At the end nothing may be in
+//! clocks jump, and they run out of descriptors and memory. The engine of a fleet hangs, is full, is cut off, and loses what it had. The storm's judge judges each response. At the end nothing may be in
 //! use.
 //!
 //! The same seed gives the same run: the digest of all bytes that arrive, with their times, is printed.
@@ -17,7 +17,7 @@
 //! net           the simulated network              process   a gateway's machine and its processes
 //! network       connections of the clients         faults    of machines and links
 //! settings      the gateways' settings             run       one seed
-//! connection    its connections
+//! connection    its connections                   crowd     strangers who use up memory
 //! engine        the host of a fleet's engine       resp_engine   the engine
 //! ```
 //!
@@ -30,6 +30,7 @@ mod cache_status;
 #[path = "../storm/client.rs"]
 mod client;
 mod connection;
+mod crowd;
 #[allow(dead_code)]
 #[path = "../storm/endpoint.rs"]
 mod endpoint;

@@ -99,7 +99,7 @@ pub(crate) fn toml(
         denial_ttl = {denial_ttl}
 
         [limits]
-        memory = "64MiB"
+        memory = "8MiB"
 
         # Callers of this operation get different lists.
         [[operation]]

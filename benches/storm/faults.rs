@@ -92,7 +92,7 @@ impl Injector<'_> {
         };
         match before {
             // Only the link of a gateway is cut off.
-            Condition::Healthy | Condition::CutOff | Condition::NoDescriptors => {}
+            Condition::Healthy | Condition::CutOff | Condition::Exhausted => {}
             Condition::Slow | Condition::Stuck => simulator.delay(Duration::ZERO),
             Condition::Failing(_) => simulator.fail_with(None),
             Condition::Throttling => simulator.throttle(None),
@@ -102,7 +102,7 @@ impl Injector<'_> {
             Condition::Dead => simulator.restart().expect("the addresses are reserved"),
         }
         match condition {
-            Condition::Healthy | Condition::CutOff | Condition::NoDescriptors => {}
+            Condition::Healthy | Condition::CutOff | Condition::Exhausted => {}
             Condition::Slow => simulator.delay(STALE_IF_SLOW + Duration::from_millis(200)),
             Condition::Stuck => simulator.delay(3 * ANSWER_TIMEOUT),
             Condition::Failing(status) => simulator.fail_with(Some(status)),

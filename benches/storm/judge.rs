@@ -280,7 +280,8 @@ impl Judge {
         let is_own = body.windows(32).any(|words| words == br#""error_msg":"workspace-gateway: "#.as_slice());
         let case =
             Case { exchange, status, headers, body, cache_status: &cache_status, source, journal: &journal, is_own };
-        if self.is_loaded(exchange) && is_own && status.is_server_error() {
+        let is_exhausted = case.was(NOTICE, |condition| condition == Condition::Exhausted);
+        if (self.is_loaded(exchange) || is_exhausted) && is_own && status.is_server_error() {
             return Ok(format!("{kind} (under the loads)"));
         }
         if !self.is_loaded(exchange) && !self.was_killed(exchange, &journal) {
@@ -470,12 +471,20 @@ impl Judge {
                     (Some(status), _) => gives(condition, status),
                     (None, Some("connect")) => matches!(condition, Condition::Dead | Condition::CutOff),
                     (None, Some("first-byte" | "timeout" | "idle" | "busy" | "deadline")) => is_slow(condition),
-                    (None, Some("local")) => condition == Condition::NoDescriptors,
+                    (None, Some("local")) => condition == Condition::Exhausted,
                     (None, Some("broken")) => breaks(condition),
                     (None, _) => false,
                 }
             }),
-            Source::Backoff => case.was(BACKOFF.max(RETRY_AFTER) + LONGEST_CALL, Condition::fails),
+            // Another gateway of the fleet may have failed, and told so. It does not tell its own failures.
+            Source::Backoff => {
+                let span = BACKOFF.max(RETRY_AFTER) + LONGEST_CALL;
+                let is_told = |condition: Condition| condition.fails() && condition != Condition::Exhausted;
+                let from = ago(case.begun(), span + NOTICE);
+                let links = case.journal.links.iter();
+                case.was(span, Condition::fails)
+                    || links.flat_map(|link| link.within(from, case.decided())).any(is_told)
+            }
             _ => true,
         };
         if is_possible { Ok(()) } else { Err("upstream did not fail like this".to_owned()) }
@@ -591,12 +600,12 @@ impl Judge {
 fn breaks(condition: Condition) -> bool {
     matches!(
         condition,
-        Condition::Resetting | Condition::Truncating | Condition::Dead | Condition::CutOff | Condition::NoDescriptors
+        Condition::Resetting | Condition::Truncating | Condition::Dead | Condition::CutOff | Condition::Exhausted
     )
 }
 
 fn is_slow(condition: Condition) -> bool {
-    matches!(condition, Condition::Slow | Condition::Stuck | Condition::CutOff | Condition::NoDescriptors)
+    matches!(condition, Condition::Slow | Condition::Stuck | Condition::CutOff | Condition::Exhausted)
 }
 
 fn gives(condition: Condition, status: u16) -> bool {

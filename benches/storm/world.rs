@@ -93,9 +93,9 @@ pub(crate) enum Condition {
     /// Nothing arrives: the link of a gateway is cut. Only the simulation does that.
     #[allow(dead_code)]
     CutOff,
-    /// The gateway has no descriptors for connections to it. Only the simulation does that.
+    /// The gateway has no descriptors or no memory for calls. Only the simulation does that.
     #[allow(dead_code)]
-    NoDescriptors,
+    Exhausted,
 }
 
 impl Condition {
@@ -111,7 +111,7 @@ impl Condition {
             Self::Truncating => "truncated",
             Self::Dead => "dead",
             Self::CutOff => "cut off",
-            Self::NoDescriptors => "no descriptors",
+            Self::Exhausted => "exhausted",
         }
     }
 
