@@ -99,6 +99,7 @@ mod tests {
             assert!(!half_close.is_closed());
             assert_eq!(half_close.close(), keeps);
             waiting.await.unwrap();
+            assert_eq!(format!("{half_close:?}"), "HalfClose { is_closed: true, .. }");
             assert_eq!(half_close.may_keep_slot(move || keeps), keeps, "a later slot is asked for immediately");
         }
     }

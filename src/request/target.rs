@@ -152,6 +152,35 @@ mod tests {
     }
 
     #[test]
+    fn a_request_has_exactly_one_valid_host_unless_it_is_http_1_0() {
+        let catalogue = Catalogue::for_tests(Vec::new());
+        for (version, hosts, is_valid) in [
+            (Version::HTTP_11, &["g.example"][..], true),
+            (Version::HTTP_11, &["g-1:8080"], true),
+            (Version::HTTP_11, &["127.0.0.1:65535"], true),
+            (Version::HTTP_11, &["[::1]:8080"], true),
+            (Version::HTTP_10, &[], true),
+            (Version::HTTP_11, &[], false),
+            (Version::HTTP_2, &[], false),
+            (Version::HTTP_10, &["g", "g"], false),
+            (Version::HTTP_11, &["g", "g"], false),
+            (Version::HTTP_11, &[""], false),
+            (Version::HTTP_11, &[":80"], false),
+            (Version::HTTP_11, &[":65535"], false),
+            (Version::HTTP_11, &["user@g"], false),
+            (Version::HTTP_11, &["g h"], false),
+        ] {
+            let mut head = Request::builder().version(version).uri("/").body(()).unwrap().into_parts().0;
+            for host in hosts {
+                head.headers.append(HOST, HeaderValue::from_static(host));
+            }
+            let expected = if is_valid { Ok(()) } else { Err(Misdirected::Host) };
+            let local = SocketAddr::from(([127, 0, 0, 1], 8080));
+            assert_eq!(check(&head, local, &catalogue), expected, "{version:?} {hosts:?}");
+        }
+    }
+
+    #[test]
     fn a_base_urls_prefix_is_removed_once() {
         let mut catalogue = Catalogue::for_tests(Vec::new());
         let template = "/workspace/own/{id}".parse().unwrap();

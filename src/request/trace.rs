@@ -128,6 +128,8 @@ mod tests {
         let later = TraceContext::parse(&format!("cc-{ID}-00f067aa0ba902b7-01-further-fields")).unwrap();
         assert_eq!(later.with_span(1).traceparent().unwrap(), format!("00-{ID}-0000000000000001-01"));
         assert_eq!(later.trace_id.low_half(), 0xa3ce_929d_0e0e_4736);
+        assert_eq!(u128::from_be_bytes(later.trace_id.bytes()), 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
+        assert_eq!([true, false].map(|is_sampled| later.with_sampled(is_sampled).flags()), [1, 0]);
         assert_eq!(later.with_sampled(false).traceparent().unwrap(), format!("00-{ID}-00f067aa0ba902b7-00"));
     }
 
