@@ -212,6 +212,35 @@ fn plaintext_beyond_loopback_needs_the_setting_that_allows_it() {
     assert!(listen.check_addresses(here, there).unwrap_err().starts_with("listen.admin: \"192.0.2.1:1\""));
 }
 
+#[test]
+fn a_fleet_needs_a_secret_and_beyond_this_machine_tls() {
+    let fleet = |text: &str| Config::from_layers("f", &format!("region = \"r\"\n[fleet]\n{text}"), &[]);
+    let secret = "secret = \"0123456789abcdef0123456789abcdef\"";
+    for (text, expected) in [
+        ("engine = \"redis://127.0.0.1\"".to_owned(), "fleet.secret: is missing"),
+        ("engine = \"redis://127.0.0.1\"\nsecret = \"short\"".to_owned(), "fleet.secret: is too short"),
+        (format!("engine = \"redis://user@127.0.0.1\"\n{secret}"), "fleet.password: is missing"),
+        (
+            format!("engine = \"rediss://e.example\"\ncert_file = \"/c\"\n{secret}"),
+            "is not allowed alone: expected fleet.key",
+        ),
+        (
+            format!("engine = \"rediss://e.example\"\nkey_file = \"/k\"\n{secret}"),
+            "is not allowed alone: expected fleet.cert",
+        ),
+        (format!("engine = \"redis://127.0.0.1\"\nca_file = \"/c\"\n{secret}"), "expected a fleet.engine with TLS"),
+        (format!("engine = \"redis://e.example\"\n{secret}"), "is not allowed in plaintext"),
+    ] {
+        let error = fleet(&text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    for engine in ["redis://localhost", "redis://[::1]", "rediss://e.example"] {
+        let config = fleet(&format!("engine = \"{engine}\"\n{secret}")).unwrap();
+        assert!(!format!("{config:?}").contains("0123456789abcdef"), "the secret is not shown");
+    }
+    fleet(&format!("engine = \"redis://e.example\"\ninsecure_plaintext = true\n{secret}")).unwrap();
+}
+
 /// All error messages of a text.
 fn errors(text: &str) -> Vec<String> {
     let error = Config::from_layers("f", &format!("region = \"r\"\n{text}"), &[]).unwrap_err();

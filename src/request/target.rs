@@ -169,6 +169,7 @@ mod tests {
             (Version::HTTP_11, &[":65535"], false),
             (Version::HTTP_11, &["user@g"], false),
             (Version::HTTP_11, &["g h"], false),
+            (Version::HTTP_11, &["g:8 0"], false),
         ] {
             let mut head = Request::builder().version(version).uri("/").body(()).unwrap().into_parts().0;
             for host in hosts {

@@ -72,3 +72,16 @@ impl Failure {
         matches!(self, Self::Connect | Self::Tls)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_failure_has_its_own_description() {
+        let descriptions: HashSet<&str> = Failure::VARIANTS.iter().map(|failure| failure.describe()).collect();
+        assert_eq!(descriptions.len(), Failure::VARIANTS.len());
+    }
+}

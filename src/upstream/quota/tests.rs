@@ -93,6 +93,25 @@ fn a_user_limit_holds_back_its_caller_alone_and_counts_what_was_sent_before_it_w
 }
 
 #[test]
+fn at_most_4096_callers_have_limits_and_those_without_a_proof_are_forgotten_first() {
+    let mut bench = Bench::new();
+    let limit = told(QuotaPolicy::User, quota(1, 60 * SECOND));
+    let meet = |bench: &mut Bench, draw: &Draw| {
+        assert!(bench.send(draw));
+        bench.refuse(draw, &limit);
+    };
+    meet(&mut bench, &draw(0));
+    bench.now += SECOND;
+    meet(&mut bench, &unknown(1));
+    (2..4_096).for_each(|number| meet(&mut bench, &draw(number)));
+    assert!(bench.hold(&draw(0)).is_some() && bench.hold(&unknown(1)).is_some());
+    meet(&mut bench, &draw(4_096));
+    assert!(bench.hold(&draw(0)).is_some() && bench.hold(&unknown(1)).is_none());
+    meet(&mut bench, &draw(4_097));
+    assert!(bench.hold(&draw(0)).is_none() && bench.hold(&draw(2)).is_some(), "the one that was used the longest ago");
+}
+
+#[test]
 fn a_limit_of_all_callers_binds_callers_that_are_not_proved_first_and_everybody_when_two_have_met_it() {
     let mut bench = Bench::new();
     let limit = told(QuotaPolicy::Ip, quota(2, SECOND));
