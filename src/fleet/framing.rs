@@ -38,6 +38,11 @@ impl Framing {
         self.elements = added.min(MAX_ELEMENTS);
     }
 
+    /// How many elements may still come.
+    pub(super) fn elements_left(&self) -> u64 {
+        self.elements
+    }
+
     /// Whether the engine may send these bytes.
     pub(super) fn accepts(&mut self, mut bytes: &[u8]) -> bool {
         while let [first, rest @ ..] = bytes {
