@@ -47,7 +47,8 @@ use tokio::net::TcpListener;
 
 use crate::catalogue::{Catalogue, Origin, Service};
 use crate::clock::Clock;
-use crate::random::Random;
+use crate::machine::Machine;
+use crate::net::Listener;
 use crate::request::id::RequestIds;
 use crate::sync::{Mutex, MutexGuard};
 use behaviour::{Barrier, Behaviour};
@@ -87,10 +88,7 @@ impl Simulator {
     pub async fn start() -> io::Result<Self> {
         let workspace = TcpListener::bind(("127.0.0.1", 0)).await?;
         let appstream = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let simulator = Self::new(origin(&workspace)?, origin(&appstream)?)?;
-        simulator.shared.listeners.listen(&simulator.shared.state, Some(Service::Workspace), workspace)?;
-        simulator.shared.listeners.listen(&simulator.shared.state, Some(Service::AppStream), appstream)?;
-        Ok(simulator)
+        Self::start_both([workspace, appstream].map(Listener::System), &Clock::System.into())
     }
 
     /// Starts both services on this address.
@@ -98,28 +96,46 @@ impl Simulator {
     /// # Errors
     /// When the address is in use or not of this machine, or there is no randomness for tokens.
     pub async fn start_on(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let simulator = Self::new(origin(&listener)?, origin(&listener)?)?;
+        let listener = Listener::System(TcpListener::bind(address).await?);
+        let simulator = Self::new(origin(&listener)?, origin(&listener)?, &Clock::System.into())?;
         simulator.shared.listeners.listen(&simulator.shared.state, None, listener)?;
         Ok(simulator)
     }
 
-    fn new(workspace: Origin, appstream: Origin) -> io::Result<Self> {
+    /// Starts both services on this machine, each at its address.
+    ///
+    /// # Errors
+    /// When an address is in use or not of this machine, or there is no randomness for tokens.
+    pub fn start_at(addresses: [SocketAddr; 2], machine: &Machine) -> io::Result<Self> {
+        let [workspace, appstream] = addresses.map(|address| machine.network.listen(address, listeners::BUFFERS));
+        Self::start_both([workspace?, appstream?], machine)
+    }
+
+    fn start_both(of: [Listener; 2], machine: &Machine) -> io::Result<Self> {
+        let simulator = Self::new(origin(&of[0])?, origin(&of[1])?, machine)?;
+        for (service, listener) in [Service::Workspace, Service::AppStream].into_iter().zip(of) {
+            simulator.shared.listeners.listen(&simulator.shared.state, Some(service), listener)?;
+        }
+        Ok(simulator)
+    }
+
+    fn new(workspace: Origin, appstream: Origin, machine: &Machine) -> io::Result<Self> {
+        let random = &machine.random;
         let mut catalogue = Catalogue::new(workspace, appstream, Vec::new());
         more_lists::add_to(&mut catalogue)?;
         let state = Arc::new(SimulatorState {
             catalogue,
             behaviour: Mutex::default(),
-            tokens: Mutex::new(Tokens::new(Random::System.key("tokens")?)),
-            keys: Mutex::new(Keys::new(Random::System.key("access keys")?)),
-            clock: Mutex::default(),
+            tokens: Mutex::new(Tokens::new(random.key("tokens")?)),
+            keys: Mutex::new(Keys::new(random.key("access keys")?)),
+            clock: Mutex::new(machine.clock.clone()),
             history: Mutex::default(),
             enforcement: Mutex::default(),
             log: RequestLog::default(),
             ended: RequestLog::default(),
-            ids: RequestIds::new(Random::System.key("request ids")?),
+            ids: RequestIds::new(random.key("request ids")?),
         });
-        Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::default() }) })
+        Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::new(machine.network.clone()) }) })
     }
 
     /// Closes the listeners and their connections. Later connections are refused.
@@ -421,7 +437,7 @@ impl Simulator {
     }
 }
 
-fn origin(listener: &TcpListener) -> io::Result<Origin> {
+fn origin(listener: &Listener) -> io::Result<Origin> {
     let authority = Authority::try_from(listener.local_addr()?.to_string()).map_err(io::Error::other)?;
     Ok(Origin::new(Scheme::HTTP, authority))
 }
