@@ -42,8 +42,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 
 use crate::catalogue::{Catalogue, Origin, Service};
 use crate::clock::Clock;
@@ -85,8 +85,8 @@ impl Simulator {
     /// # Errors
     /// When no port is free, or there is no randomness for tokens.
     pub async fn start() -> io::Result<Self> {
-        let workspace = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let appstream = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (workspace, appstream) = (listeners::bind(any)?, listeners::bind(any)?);
         let simulator = Self::new(origin(&workspace)?, origin(&appstream)?)?;
         simulator.shared.listeners.listen(&simulator.shared.state, Some(Service::Workspace), workspace)?;
         simulator.shared.listeners.listen(&simulator.shared.state, Some(Service::AppStream), appstream)?;
@@ -98,9 +98,9 @@ impl Simulator {
     /// # Errors
     /// When the address is in use or not of this machine, or there is no randomness for tokens.
     pub async fn start_on(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let simulator = Self::new(origin(&listener)?, origin(&listener)?)?;
-        simulator.shared.listeners.listen(&simulator.shared.state, None, listener)?;
+        let socket = listeners::bind(address)?;
+        let simulator = Self::new(origin(&socket)?, origin(&socket)?)?;
+        simulator.shared.listeners.listen(&simulator.shared.state, None, socket)?;
         Ok(simulator)
     }
 
@@ -122,7 +122,7 @@ impl Simulator {
         Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::default() }) })
     }
 
-    /// Closes the listeners and their connections. Later connections are refused.
+    /// Closes the connections. Later ones are refused, and no other socket gets the addresses.
     pub async fn shut_down(&self) {
         self.shared.listeners.shut_down().await;
     }
@@ -130,7 +130,7 @@ impl Simulator {
     /// Listens on the same addresses again after [`shut_down`](Self::shut_down).
     ///
     /// # Errors
-    /// When an address could not be reserved, or the services are running.
+    /// When the services are running or, on systems other than Linux, when an address is in use.
     pub fn restart(&self) -> io::Result<()> {
         self.shared.listeners.restart(&self.shared.state)
     }
@@ -421,7 +421,7 @@ impl Simulator {
     }
 }
 
-fn origin(listener: &TcpListener) -> io::Result<Origin> {
-    let authority = Authority::try_from(listener.local_addr()?.to_string()).map_err(io::Error::other)?;
+fn origin(socket: &Socket) -> io::Result<Origin> {
+    let authority = Authority::try_from(listeners::address_of(socket)?.to_string()).map_err(io::Error::other)?;
     Ok(Origin::new(Scheme::HTTP, authority))
 }
