@@ -256,6 +256,7 @@ mod explain;
 mod fast_path;
 mod fleet;
 mod gateway;
+mod machine;
 mod net;
 mod otlp;
 mod proxy_config;

@@ -53,6 +53,12 @@ pub mod config {
         pub use crate::config::table::{Applies, Setting};
     }
 }
+pub mod machine {
+    pub use crate::machine::Machine;
+}
+pub mod net {
+    pub use crate::net::{Connecting, Network, SimulatedListener, SimulatedNetwork, SimulatedStream};
+}
 pub mod proxy_config {
     pub use crate::proxy_config::ProxyConfig;
 }
@@ -61,6 +67,9 @@ pub mod fast_path {
         HeadScanner, MAX_HEADS, Responder, ResponderState, is_repeatable, split_head, split_parsed_head,
     };
 }
+pub mod fleet {
+    pub use crate::fleet::{RELEASE, RENEW, STORE, TELL};
+}
 pub mod gateway {
     pub use crate::gateway::{Connection, Gateway, Hint, HintSink, REQUEST_IDS};
     pub mod snapshot {
@@ -68,7 +77,7 @@ pub mod gateway {
     }
 }
 pub mod random {
-    pub use crate::random::Random;
+    pub use crate::random::{Random, fix_hash_seeds};
 }
 pub mod request {
     pub use crate::request::BypassReason;
@@ -141,6 +150,9 @@ pub mod snapshot {
 }
 pub mod stream {
     pub use crate::stream::{BoxError, StreamBody, nothing, stream};
+}
+pub mod sync {
+    pub use crate::sync::Workers;
 }
 pub mod telemetry {
     pub mod conditions {

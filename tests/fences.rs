@@ -89,8 +89,34 @@ fn only_net_opens_sockets() {
     must_not_name(&[""], &names, &["net.rs", "net/"]);
     must_not_name(&[""], &["UnixStream", "UnixListener", "UnixDatagram"], &["cli/supervisor.rs"]);
     // Everything else gets bytes.
-    let users = ["net.rs", "net/", "server", "upstream", "fleet/dialer.rs", "otlp/connection.rs", "cli"];
-    must_not_name(&[""], &["crate::net"], &users);
+    let users = [
+        "net.rs",
+        "net/",
+        "machine.rs",
+        "server",
+        "upstream",
+        "fleet/dialer.rs",
+        "otlp/connection.rs",
+        "cli",
+        "simulator",
+    ];
+    let passes_it_on = "gateway/upstream_setup.rs";
+    must_not_name(&[""], &["crate::net"], &[&users[..], &[passes_it_on]].concat());
+}
+
+/// Otherwise the order of events, and so a run of the simulation, could not be repeated.
+#[test]
+fn nothing_is_left_to_chance_or_to_threads() {
+    must_not_name(&[""], &["spawn_blocking"], &["sync.rs", "admin/operator.rs", "cli"]);
+    for (file, code) in sources("") {
+        let product = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for (select, _) in
+            product.match_indices("select! {").filter(|_| !file.starts_with("cli/") && !file.contains("tests"))
+        {
+            let first = product[select..].lines().skip(1).map(str::trim).find(|line| !line.starts_with("//"));
+            assert_eq!(first, Some("biased;"), "{file}: a select! in random order");
+        }
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::server::{self, SimulatorState};
 use crate::catalogue::Service;
+use crate::net::{Buffers, Listener, Network};
 use crate::sync::Mutex;
 
 /// The backlog of tokio's own listeners.
@@ -23,43 +24,85 @@ const BACKLOG: i32 = 1024;
 /// The service of a listener. `None`: both, by the path of a request.
 type ListenerService = Option<Service>;
 
-#[derive(Default)]
+/// The sizes that the kernel uses by default, about.
+const BUFFERS: Buffers = Buffers { send: 64 * 1024, receive: 128 * 1024 };
+
 pub(super) struct Listeners {
+    network: Network,
     running: Mutex<Vec<RunningListener>>,
-    /// The sockets of the services while they are shut down.
-    vacant: Mutex<Vec<(ListenerService, io::Result<Socket>)>>,
+    /// The places of the services while they are shut down.
+    vacant: Mutex<Vec<(ListenerService, io::Result<Place>)>>,
+}
+
+/// What a service listens on.
+pub(super) enum Place {
+    /// A bound socket.
+    System(Socket),
+    Simulated(SocketAddr),
 }
 
 struct RunningListener {
     service: ListenerService,
-    socket: Socket,
+    place: Place,
     task: JoinHandle<()>,
 }
 
+impl Place {
+    /// Nobody listens there yet.
+    pub(super) fn new(address: SocketAddr, network: &Network) -> io::Result<Self> {
+        match network {
+            Network::System => bind(address).map(Self::System),
+            Network::Simulated(_) => Ok(Self::Simulated(address)),
+        }
+    }
+
+    pub(super) fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::System(socket) => address_of(socket),
+            Self::Simulated(address) => Ok(*address),
+        }
+    }
+
+    fn listen(&self, network: &Network) -> io::Result<Listener> {
+        match self {
+            Self::System(socket) => {
+                // Connections that were just closed still occupy the address (TIME_WAIT).
+                socket.set_reuse_address(true)?;
+                socket.listen(BACKLOG)?;
+                TcpListener::from_std(socket.try_clone()?.into()).map(Listener::System)
+            }
+            Self::Simulated(address) => network.listen(*address, BUFFERS),
+        }
+    }
+
+    /// Ends listening.
+    fn leave(self) -> io::Result<Self> {
+        match self {
+            Self::System(socket) => stop(socket).map(Self::System),
+            Self::Simulated(_) => Ok(self),
+        }
+    }
+}
+
 impl Listeners {
-    /// Listens on a bound socket.
-    pub(super) fn listen(
-        &self,
-        state: &Arc<SimulatorState>,
-        service: ListenerService,
-        socket: Socket,
-    ) -> io::Result<()> {
-        // Connections that were just closed still occupy the address (TIME_WAIT).
-        socket.set_reuse_address(true)?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.try_clone()?.into())?;
+    pub(super) fn new(network: Network) -> Self {
+        Self { network, running: Mutex::default(), vacant: Mutex::default() }
+    }
+
+    pub(super) fn listen(&self, state: &Arc<SimulatorState>, service: ListenerService, place: Place) -> io::Result<()> {
+        let listener = place.listen(&self.network)?;
         let task = tokio::spawn(server::listen(Arc::clone(state), service, listener));
-        self.running.lock().push(RunningListener { service, socket, task });
+        self.running.lock().push(RunningListener { service, place, task });
         Ok(())
     }
 
     pub(super) async fn shut_down(&self) {
         let running = take(&mut *self.running.lock());
-        for RunningListener { service, socket, task } in running {
+        for RunningListener { service, place, task } in running {
             task.abort();
             // It ends with a cancellation error, as intended.
             let _ = task.await;
-            self.vacant.lock().push((service, stop(socket)));
+            self.vacant.lock().push((service, place.leave()));
         }
     }
 
@@ -68,8 +111,8 @@ impl Listeners {
         if vacant.is_empty() {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
-        for (service, socket) in vacant {
-            self.listen(state, service, socket?)?;
+        for (service, place) in vacant {
+            self.listen(state, service, place?)?;
         }
         Ok(())
     }
@@ -82,7 +125,7 @@ impl Drop for Listeners {
 }
 
 /// Binds an address without listening.
-pub(super) fn bind(address: SocketAddr) -> io::Result<Socket> {
+fn bind(address: SocketAddr) -> io::Result<Socket> {
     let bind = |address: SocketAddr| -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -99,7 +142,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<Socket> {
     Ok(bind(address_of(&socket)?).unwrap_or(socket))
 }
 
-pub(super) fn address_of(socket: &Socket) -> io::Result<SocketAddr> {
+fn address_of(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 

@@ -42,19 +42,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::catalogue::{Catalogue, Origin, Service};
 use crate::clock::Clock;
-use crate::random::Random;
+use crate::machine::Machine;
 use crate::request::id::RequestIds;
 use crate::sync::{Mutex, MutexGuard};
 use behaviour::{Barrier, Behaviour};
 pub use changes::{ChangeUnit, Changes, History};
 pub use keys::IssuedKey;
 use keys::Keys;
-use listeners::Listeners;
+use listeners::{Listeners, Place};
 use log::RequestLog;
 pub(crate) use log::{EndedRequest, RecordedRequest};
 pub use quotas::{
@@ -85,12 +84,7 @@ impl Simulator {
     /// # Errors
     /// When no port is free, or there is no randomness for tokens.
     pub async fn start() -> io::Result<Self> {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (workspace, appstream) = (listeners::bind(any)?, listeners::bind(any)?);
-        let simulator = Self::new(origin(&workspace)?, origin(&appstream)?)?;
-        simulator.shared.listeners.listen(&simulator.shared.state, Some(Service::Workspace), workspace)?;
-        simulator.shared.listeners.listen(&simulator.shared.state, Some(Service::AppStream), appstream)?;
-        Ok(simulator)
+        Self::start_at([SocketAddr::from(([127, 0, 0, 1], 0)); 2], &Clock::System.into())
     }
 
     /// Starts both services on this address.
@@ -98,28 +92,44 @@ impl Simulator {
     /// # Errors
     /// When the address is in use or not of this machine, or there is no randomness for tokens.
     pub async fn start_on(address: SocketAddr) -> io::Result<Self> {
-        let socket = listeners::bind(address)?;
-        let simulator = Self::new(origin(&socket)?, origin(&socket)?)?;
-        simulator.shared.listeners.listen(&simulator.shared.state, None, socket)?;
+        let machine = Machine::from(Clock::System);
+        let place = Place::new(address, &machine.network)?;
+        let simulator = Self::new(origin(&place)?, origin(&place)?, &machine)?;
+        simulator.shared.listeners.listen(&simulator.shared.state, None, place)?;
         Ok(simulator)
     }
 
-    fn new(workspace: Origin, appstream: Origin) -> io::Result<Self> {
+    /// Starts both services on this machine, each at its address.
+    ///
+    /// # Errors
+    /// When an address is in use or not of this machine, or there is no randomness for tokens.
+    pub fn start_at(addresses: [SocketAddr; 2], machine: &Machine) -> io::Result<Self> {
+        let [workspace, appstream] = addresses.map(|address| Place::new(address, &machine.network));
+        let places = [workspace?, appstream?];
+        let simulator = Self::new(origin(&places[0])?, origin(&places[1])?, machine)?;
+        for (service, place) in [Service::Workspace, Service::AppStream].into_iter().zip(places) {
+            simulator.shared.listeners.listen(&simulator.shared.state, Some(service), place)?;
+        }
+        Ok(simulator)
+    }
+
+    fn new(workspace: Origin, appstream: Origin, machine: &Machine) -> io::Result<Self> {
+        let random = &machine.random;
         let mut catalogue = Catalogue::new(workspace, appstream, Vec::new());
         more_lists::add_to(&mut catalogue)?;
         let state = Arc::new(SimulatorState {
             catalogue,
             behaviour: Mutex::default(),
-            tokens: Mutex::new(Tokens::new(Random::System.key("tokens")?)),
-            keys: Mutex::new(Keys::new(Random::System.key("access keys")?)),
-            clock: Mutex::default(),
+            tokens: Mutex::new(Tokens::new(random.key("tokens")?)),
+            keys: Mutex::new(Keys::new(random.key("access keys")?)),
+            clock: Mutex::new(machine.clock.clone()),
             history: Mutex::default(),
             enforcement: Mutex::default(),
             log: RequestLog::default(),
             ended: RequestLog::default(),
-            ids: RequestIds::new(Random::System.key("request ids")?),
+            ids: RequestIds::new(random.key("request ids")?),
         });
-        Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::default() }) })
+        Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::new(machine.network.clone()) }) })
     }
 
     /// Closes the connections. Later ones are refused, and no other socket gets the addresses.
@@ -421,7 +431,7 @@ impl Simulator {
     }
 }
 
-fn origin(socket: &Socket) -> io::Result<Origin> {
-    let authority = Authority::try_from(listeners::address_of(socket)?.to_string()).map_err(io::Error::other)?;
+fn origin(place: &Place) -> io::Result<Origin> {
+    let authority = Authority::try_from(place.address()?.to_string()).map_err(io::Error::other)?;
     Ok(Origin::new(Scheme::HTTP, authority))
 }
