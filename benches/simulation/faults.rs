@@ -12,6 +12,7 @@ use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::Clock;
 
 use super::endpoint::Endpoint;
+use super::engine::EngineHost;
 use super::judge::Judge;
 use super::lock;
 use super::net::SimulatedNet;
@@ -48,10 +49,20 @@ pub(crate) enum Fault {
     Reload,
     Purge,
     NoDescriptors,
+    // Of the fleet's engine.
+    EngineCutOff,
+    EngineHangs,
+    /// It has lost all.
+    EngineEmptied,
+    /// It has again what it had before.
+    EngineGoesBack,
+    EngineEvicts,
+    EngineFull,
+    EngineLosesControl,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 13] = [
+    const ALONE: [Self; 13] = [
         Self::Partition,
         Self::SlowLink,
         Self::Reset,
@@ -65,6 +76,15 @@ impl Fault {
         Self::Reload,
         Self::Purge,
         Self::NoDescriptors,
+    ];
+    const OF_ENGINE: [Self; 7] = [
+        Self::EngineCutOff,
+        Self::EngineHangs,
+        Self::EngineEmptied,
+        Self::EngineGoesBack,
+        Self::EngineEvicts,
+        Self::EngineFull,
+        Self::EngineLosesControl,
     ];
 }
 
@@ -82,6 +102,8 @@ pub(crate) struct Faults {
     pub(crate) judge: Arc<Mutex<(Judge, Report)>>,
     pub(crate) journal: Arc<Mutex<Journal>>,
     pub(crate) processes: Vec<Process>,
+    /// If the gateways are a fleet.
+    pub(crate) engine: Option<EngineHost>,
     /// Those that have happened.
     pub(crate) counts: Vec<Fault>,
 }
@@ -94,7 +116,9 @@ impl Faults {
             if Clock::System.now() >= ends {
                 return self;
             }
-            let fault = Fault::ALL[dice.random_range(0..Fault::ALL.len())];
+            let of_engine = self.engine.is_some() && dice.random_ratio(1, 3);
+            let possible = if of_engine { &Fault::OF_ENGINE[..] } else { &Fault::ALONE[..] };
+            let fault = possible[dice.random_range(0..possible.len())];
             let gateway = dice.random_range(0..self.processes.len());
             self.net.note(&format!("{fault} {gateway}"));
             self.counts.push(fault);
@@ -169,6 +193,37 @@ impl Faults {
                 self.set_link(gateway, Condition::Healthy);
                 self.set_down(gateway, false);
             }
+            _ => self.cause_of_engine(fault, host, dice).await,
+        }
+    }
+
+    async fn cause_of_engine(&self, fault: Fault, gateway: IpAddr, dice: &mut SmallRng) {
+        let Some(EngineHost { engine, host, .. }) = &self.engine else { return };
+        let lasting = dice.random_range(LASTING);
+        match fault {
+            Fault::EngineCutOff => {
+                self.net.cut(gateway, *host, true);
+                sleep(lasting).await;
+                self.net.cut(gateway, *host, false);
+            }
+            Fault::EngineHangs => {
+                engine.hang(true);
+                sleep(lasting).await;
+                engine.hang(false);
+            }
+            Fault::EngineEmptied => engine.restart(),
+            Fault::EngineGoesBack => {
+                let backup = engine.backup();
+                sleep(lasting).await;
+                engine.go_back(&backup);
+            }
+            Fault::EngineEvicts => _ = engine.evict(dice.random_range(1..10)),
+            Fault::EngineFull => {
+                engine.out_of_memory(true);
+                sleep(lasting).await;
+                engine.out_of_memory(false);
+            }
+            _ => engine.lose_control(),
         }
     }
 

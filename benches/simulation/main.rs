@@ -3,7 +3,7 @@
 //!
 //! Upstream is in turn healthy, slow, stuck, failing, throttling, resetting and dead; tokens are revoked, and the
 //! catalogue changes. Links are cut, slow or reset. Gateways are killed, restarted, suspended, reloaded and purged, their
-//! clocks jump, and they run out of descriptors. The storm's judge judges each response. At the end nothing may be in
+//! clocks jump, and they run out of descriptors. The engine of a fleet hangs, is full, is cut off, and loses what it had. The storm's judge judges each response. At the end nothing may be in
 //! use.
 //!
 //! The same seed gives the same run: the digest of all bytes that arrive, with their times, is printed.
@@ -16,6 +16,7 @@
 //! net           the simulated network              process   a gateway's machine and its processes
 //! network       connections of the clients         faults    of machines and links
 //! settings      the gateways' settings             run       one seed
+//! engine        the host of a fleet's engine       resp_engine   the engine
 //! ```
 //!
 //! The rest is the storm's (`benches/storm`).
@@ -28,6 +29,7 @@ mod cache_status;
 mod client;
 #[path = "../storm/endpoint.rs"]
 mod endpoint;
+mod engine;
 mod faults;
 #[path = "../storm/judge.rs"]
 mod judge;
@@ -38,6 +40,7 @@ mod network;
 mod process;
 #[path = "../storm/report.rs"]
 mod report;
+mod resp_engine;
 mod run;
 mod settings;
 #[path = "../storm/faults.rs"]

@@ -52,7 +52,12 @@ impl Process {
     }
 
     fn snapshot(&self) -> Option<PathBuf> {
-        self.folder.as_ref().map(|folder| folder.join(format!("{}.snapshot", self.number)))
+        self.own_folder().map(|folder| folder.join("snapshot"))
+    }
+
+    /// The folder of this process.
+    fn own_folder(&self) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(self.number.to_string()))
     }
 
     /// The settings, with this value of one that a reload may change.
@@ -70,6 +75,9 @@ impl Process {
             network: self.net.of(self.host),
             workers: Workers::Inline,
         };
+        if let Some(folder) = self.own_folder() {
+            std::fs::create_dir_all(folder).expect("a folder");
+        }
         let server = Server::start(&self.config(40), machine).await.expect("it listens");
         let started = (server.proxy_address(), Arc::clone(server.gateway()));
         self.server = Some(server);
@@ -79,12 +87,14 @@ impl Process {
     /// Kills the process: its connections and its timers are of no more consequence. `keeps_snapshot`: the next one reads what
     /// this one has written.
     pub(crate) fn kill(&mut self, keeps_snapshot: bool) {
-        let before = self.snapshot();
+        let before = self.own_folder();
         self.number += 1;
-        if let (true, Some(before), Some(after)) = (keeps_snapshot, before, self.snapshot()) {
-            // What the killed process still writes goes to the old file.
-            if before.exists() {
-                std::fs::copy(before, after).expect("a copy");
+        // What the killed process still writes goes to its folder.
+        if let (true, Some(before), Some(after)) = (keeps_snapshot, before, self.own_folder()) {
+            std::fs::create_dir_all(&after).expect("a new folder");
+            for file in std::fs::read_dir(before).expect("a folder") {
+                let file = file.expect("a file");
+                std::fs::copy(file.path(), after.join(file.file_name())).expect("a copy");
             }
         }
         self.net.end(self.host);

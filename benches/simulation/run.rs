@@ -19,6 +19,7 @@ use workspace_gateway::testing::sync::Workers;
 
 use super::client::Client;
 use super::endpoint::Endpoint;
+use super::engine::EngineHost;
 use super::faults::Faults;
 use super::judge::Judge;
 use super::metrics::sum_of;
@@ -88,15 +89,24 @@ impl Run {
         let world = Arc::new(World::new(simulator));
 
         let (mut processes, mut endpoints) = (Vec::new(), Vec::new());
-        for number in 1..=self.dice(1).random_range(1..=3) {
-            let mut process = Process::new(&net, host(3, number), &urls, None, None, self.seed);
+        let mut dice = self.dice(1);
+        let count = dice.random_range(1..=3);
+        let engine = (count > 1).then(|| EngineHost::start(&net, host(2, 1), self.seed));
+        let address = engine.as_ref().map(EngineHost::address);
+        let folder = Folder::new(self.seed);
+        for number in 1..=count {
+            let folder = dice.random_ratio(2, 3).then(|| folder.of(number));
+            let mut process = Process::new(&net, host(3, number), &urls, address.clone(), folder, self.seed);
             let (address, gateway) = process.start().await;
             endpoints.push(Endpoint::new(address, Some(gateway)));
             processes.push(process);
         }
         let gateways: Arc<[Endpoint]> = endpoints.into();
         let journal = Arc::new(Mutex::new(Journal::new(&world, gateways.len(), Clock::System.now())));
-        let judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, LIFETIMES);
+        let mut judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, LIFETIMES);
+        if engine.is_some() {
+            judge.expect_lost_entries();
+        }
         let judge = Arc::new(Mutex::new((judge, Report::default())));
 
         let (stop, stopped) = watch::channel(false);
@@ -116,6 +126,7 @@ impl Run {
             judge: Arc::clone(&judge),
             journal: Arc::clone(&journal),
             processes,
+            engine,
             counts: Vec::new(),
         };
         let faults = faults.inject(self.dice(2), Clock::System.now() + self.span).await;
@@ -139,6 +150,9 @@ impl Run {
         for process in faults.processes {
             process.end().await;
         }
+        if let Some(engine) = faults.engine {
+            engine.end().await.into_iter().for_each(|what| report.wrong(format!("the engine does not know {what}")));
+        }
         world.simulator.shut_down().await;
         let conditions = lock(&journal).condition.all().count() / 2;
         println!(
@@ -158,6 +172,26 @@ impl Run {
             report.print();
         }
         RunResult { wrongs: report.wrongs }
+    }
+}
+
+/// Where the snapshots of a run are.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(seed: u64) -> Self {
+        Self(std::env::temp_dir().join(format!("simulation-{}-{seed}", std::process::id())))
+    }
+
+    /// The folder of a gateway.
+    fn of(&self, gateway: u8) -> PathBuf {
+        self.0.join(gateway.to_string())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

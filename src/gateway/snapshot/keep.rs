@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -22,7 +21,6 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::observer::Observer;
 use crate::machine::Machine;
-use crate::seal::Unreadable;
 use crate::sync::Workers;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::outcome::SnapshotResult;
@@ -31,6 +29,8 @@ use crate::telemetry::outcome::SnapshotResult;
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 /// The time between two snapshots if nothing was removed.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// How many bytes of records are read at a time.
+const BATCH: usize = 256 * 1024;
 /// How long the start, and the end, of the process wait for the file system.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
@@ -107,30 +107,33 @@ impl Gateway {
             restored: RestoredCounts::default(),
         };
         let max_record = active.settings.cache.max_body_size.bytes().saturating_add(2 * record::MAX_HEAD);
-        let (sender, mut receiver) = mpsc::channel(1);
-        let mut reading = self.machine.workers.run(&Handle::current(), {
-            let snapshot = Arc::clone(snapshot);
-            move || snapshot.send_records(max_record, &sender)
-        });
+        let (workers, runtime) = (self.machine.workers, Handle::current());
         let restoring = async {
-            while let Some(record) = receiver.recv().await {
-                match record {
-                    // What is not usable any more is a miss.
-                    Ok(record) => drop(restorer.add(&record)),
-                    Err(reason) => {
-                        restorer.is_complete = false;
-                        self.observer.metrics.unreadable_record(reason);
-                        let why = format!("a record cannot be read: {}", reason.describe());
-                        let what = "a record of the snapshot cannot be read, so it and the later ones are not used";
-                        self.observer.snapshot_failed(what, &why);
+            let opened = Arc::clone(snapshot);
+            let opening = workers.run(&runtime, move || opened.file.read(&opened.sealer, max_record));
+            let mut reader = opening.await.map_err(io::Error::other).flatten()?;
+            while let Some(mut of_file) = reader.take() {
+                let reading = workers.run(&runtime, move || of_file.next_batch(BATCH).map(|batch| (of_file, batch)));
+                let Some((of_file, batch)) = reading.await.map_err(io::Error::other)? else { break };
+                reader = Some(of_file);
+                for record in batch {
+                    match record {
+                        // What is not usable any more is a miss.
+                        Ok(record) => drop(restorer.add(&record)),
+                        Err(reason) => {
+                            restorer.is_complete = false;
+                            self.observer.metrics.unreadable_record(reason);
+                            let why = format!("a record cannot be read: {}", reason.describe());
+                            let what = "a record of the snapshot cannot be read, so it and the later ones are not used";
+                            self.observer.snapshot_failed(what, &why);
+                        }
                     }
                 }
             }
+            Ok::<_, io::Error>(())
         };
-        let is_complete = timeout(TIME_LIMIT, restoring).await.is_ok();
         // If the file system hangs, the thread ends when it does not hang any more.
-        drop(receiver);
-        let result = if is_complete { limited(&mut reading).await } else { Err(io::ErrorKind::TimedOut.into()) };
+        let result = timeout(TIME_LIMIT, restoring).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let was_read = result.is_ok();
         if let Err(error) = result {
             self.observer.snapshot_failed("the snapshot cannot be read", &error);
@@ -238,18 +241,5 @@ async fn remove_when_opened(opening: JoinHandle<io::Result<Option<Snapshot>>>, w
     if let Ok(Ok(Some(snapshot))) = opening.await {
         // It was reported that there is no snapshot.
         drop(workers.run(&Handle::current(), move || snapshot.file.remove()).await);
-    }
-}
-
-impl Snapshot {
-    /// Reads all records, until the receiver is dropped.
-    fn send_records(&self, max_record: usize, sender: &mpsc::Sender<Result<Vec<u8>, Unreadable>>) -> io::Result<()> {
-        for record in self.file.read(&self.sealer, max_record)?.into_iter().flatten() {
-            let is_last = record.is_err();
-            if sender.blocking_send(record).is_err() || is_last {
-                break;
-            }
-        }
-        Ok(())
     }
 }
