@@ -28,7 +28,6 @@ mod stream;
 mod teller;
 mod tls;
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +39,7 @@ use tokio::sync::{Notify, Semaphore};
 pub(crate) use self::check::check;
 pub(crate) use self::commands::Fault;
 use self::commands::{Fresh, Keys, OF_PROCESS};
+pub use self::commands::{RELEASE, RENEW, STORE, TELL};
 use self::connection::MAX_IN_FLIGHT;
 use self::link::Link;
 use self::log::LogPosition;
@@ -47,9 +47,9 @@ use self::notices::Notices;
 pub(crate) use self::notices::{Everything, Extent};
 use crate::cache::fleet_sync::FleetSync;
 use crate::cache::second_tier::{Incarnation, Lease, Name, NoticeKind, Order, Place, RecordKind};
-use crate::clock::Clock;
 use crate::config::fleet::FleetConfig;
-use crate::random::Random;
+use crate::machine::Machine;
+use crate::random::HashMap;
 use crate::sync::{Mutex, RwLock};
 
 /// Why the engine is not in use, and details for an operator.
@@ -170,8 +170,7 @@ pub(crate) struct FleetSecret {
 pub(crate) struct Fleet {
     config: FleetConfig,
     keys: Keys,
-    clock: Clock,
-    random: Random,
+    machine: Machine,
     watcher: Arc<dyn Watcher>,
     /// Or why there is none. `None` before the first attempt.
     link: RwLock<Result<Arc<Link>, Option<LinkError>>>,
@@ -204,7 +203,7 @@ impl Fleet {
         config: FleetConfig,
         secret: FleetSecret,
         sync: Arc<FleetSync>,
-        (clock, random): (Clock, Random),
+        machine: Machine,
         watcher: Arc<dyn Watcher>,
     ) -> io::Result<Self> {
         let FleetSecret { id, everything } = secret;
@@ -213,9 +212,8 @@ impl Fleet {
         Ok(Self {
             keys: Keys::new(&config.name, id, all),
             config,
-            clock,
-            incarnations: random.key("incarnations")?,
-            random,
+            incarnations: machine.random.key("incarnations")?,
+            machine,
             watcher,
             link: RwLock::new(Err(None)),
             notices: Mutex::new(Notices::new(everything)),
@@ -275,7 +273,7 @@ impl Fleet {
         self.watcher.faulted(error.0);
         if error.0 == Fault::NotMaster {
             // Others tell the other node.
-            self.sync.end(self.clock.now());
+            self.sync.end(self.machine.clock.now());
         }
         *self.link.write() = Err(Some(error));
         self.report();

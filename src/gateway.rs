@@ -83,7 +83,7 @@ use crate::cache::store::CacheKey;
 use crate::cache::unstorable::Unstorable;
 use crate::clock::Clock;
 use crate::fast_path::FastPath;
-use crate::random::Random;
+use crate::machine::Machine;
 use crate::reply::body::{Content, ReplyBody};
 use crate::reply::compose;
 use crate::reply::error::{ErrorSource, RequestError};
@@ -137,7 +137,7 @@ pub struct Gateway {
     /// Counts the memory that clients make the gateway hold, without the cache.
     budget: Arc<Budget>,
     clock: Clock,
-    random: Random,
+    machine: Machine,
 }
 
 impl Gateway {

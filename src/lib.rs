@@ -47,6 +47,10 @@
 //! notices changes, `config/` reads and compares them, and `server/reload.rs` with `gateway/reload.rs` apply all of
 //! them or none.
 //!
+//! What the process gets from its machine is one value ([`machine`]): clocks, random numbers, the network and threads for
+//! blocking work. Only `clock/`, `random.rs`, `net/` and `sync.rs` touch the machine. So the simulation
+//! (`benches/simulation`) can run several gateways with their upstream in one thread, on one seed.
+//!
 //! A new process can replace an old one without a failed request. Both listen on sockets that a supervisor passes to
 //! them (`cli/inherit.rs`, `server/listeners.rs`). The old process asks its clients to reconnect
 //! (`server/shutdown.rs`). Each process proves its callers anew. The new one may read the snapshot of the old one.
@@ -87,7 +91,7 @@
 //! - [`seal`] encrypts what leaves the process, and [`snapshot`] is the file of the snapshot. Both do not know what is in
 //!   the records.
 //! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
-//!   replaces them.
+//!   replaces them, and tests of schedules replace the locks (`sync/explore.rs`).
 //! - [`simulator`] simulates both upstream services. `demo` and `simulate` run it. The gateway does not depend on it.
 //!
 //! # Invariants
@@ -256,6 +260,7 @@ mod explain;
 mod fast_path;
 mod fleet;
 mod gateway;
+mod machine;
 mod net;
 mod otlp;
 mod proxy_config;

@@ -1,11 +1,14 @@
 //! Random keys, ids and jitter. No other file may get random bytes from the system, so that a test can replace all of
-//! them by a seed. (Hash maps have their own random seeds. No response depends on these.)
+//! them by a seed. The seeds of hash maps, which decide in which order their entries are visited, are here, too.
 
 use std::fmt;
+use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use blake3::{Hasher, OutputReader};
+use foldhash::fast::{FoldHasher, SeedableRandomState};
 
 use crate::sync::Mutex;
 
@@ -15,7 +18,35 @@ use crate::sync::Mutex;
 /// foldhash is the hasher of hashbrown. Its seed is random in each process and differs between maps. It resists collisions
 /// as long as nobody sees hashes or their timing. These maps are bounded, and what a client chooses in a request key is
 /// hashed with a secret before (`request/key.rs`).
-pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, HashState>;
+
+/// The seed of a map.
+#[derive(Clone)]
+pub(crate) struct HashState(SeedableRandomState);
+
+static FIXES_HASH_SEEDS: AtomicBool = AtomicBool::new(false);
+
+/// Gives all maps that are made from now on the same seed, for tests: then a run can be repeated.
+pub fn fix_hash_seeds() {
+    FIXES_HASH_SEEDS.store(true, Ordering::Relaxed);
+}
+
+impl Default for HashState {
+    fn default() -> Self {
+        Self(match FIXES_HASH_SEEDS.load(Ordering::Relaxed) {
+            true => SeedableRandomState::fixed(),
+            false => SeedableRandomState::random(),
+        })
+    }
+}
+
+impl BuildHasher for HashState {
+    type Hasher = FoldHasher<'static>;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        self.0.build_hasher()
+    }
+}
 
 /// The source of random bytes.
 #[derive(Clone)]

@@ -14,6 +14,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
@@ -136,7 +137,8 @@ impl SnapshotFile {
     ///
     /// # Errors
     /// If the file cannot be read, or is no snapshot.
-    pub fn read<'s>(&self, sealer: &'s Sealer, max_record: usize) -> io::Result<Option<SnapshotReader<'s>>> {
+    pub fn read(&self, sealer: &Arc<Sealer>, max_record: usize) -> io::Result<Option<SnapshotReader>> {
+        let sealer = Arc::clone(sealer);
         let file = match options().read(true).write(false).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -260,18 +262,18 @@ impl Drop for SnapshotWriter<'_> {
 }
 
 /// The records of a snapshot, in order. It ends with the first one that cannot be read.
-pub struct SnapshotReader<'s> {
+pub struct SnapshotReader {
     /// `None` after the end.
     file: Option<BufReader<File>>,
     /// The rest of the file, in bytes.
     left: u64,
-    sealer: &'s Sealer,
+    sealer: Arc<Sealer>,
     id: [u8; ID_LEN],
     number: u64,
     max_record: usize,
 }
 
-impl Iterator for SnapshotReader<'_> {
+impl Iterator for SnapshotReader {
     type Item = Result<Vec<u8>, Unreadable>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -283,7 +285,20 @@ impl Iterator for SnapshotReader<'_> {
     }
 }
 
-impl SnapshotReader<'_> {
+impl SnapshotReader {
+    /// The next records: as many as have this size together, but at least one. `None` after the end.
+    pub(crate) fn next_batch(&mut self, bytes: usize) -> Option<Vec<Result<Vec<u8>, Unreadable>>> {
+        let mut left = bytes;
+        let size = |record: &Result<Vec<u8>, Unreadable>| record.as_ref().map_or(0, Vec::len);
+        let batch = std::iter::from_fn(|| {
+            let record = (left > 0).then(|| self.next()).flatten()?;
+            left = left.saturating_sub(size(&record));
+            Some(record)
+        });
+        let batch: Vec<_> = batch.collect();
+        (!batch.is_empty()).then_some(batch)
+    }
+
     fn read(&mut self, file: &mut BufReader<File>) -> Result<Vec<u8>, Unreadable> {
         let mut length = [0; 4];
         file.read_exact(&mut length).map_err(|_| Unreadable::Damaged)?;

@@ -59,6 +59,12 @@ pub mod config {
         pub use crate::config::table::{Applies, Setting};
     }
 }
+pub mod machine {
+    pub use crate::machine::Machine;
+}
+pub mod net {
+    pub use crate::net::{Connecting, Network, SimulatedListener, SimulatedNetwork, SimulatedStream};
+}
 pub mod proxy_config {
     pub use crate::proxy_config::ProxyConfig;
 }
@@ -69,6 +75,7 @@ pub mod fast_path {
 }
 pub mod fleet {
     pub use crate::fleet::fuzz::{LogFollower, counted, done, is_master, known, look_up, moved, told};
+    pub use crate::fleet::{RELEASE, RENEW, STORE, TELL};
 }
 pub mod gateway {
     pub use crate::gateway::{Connection, Gateway, Hint, HintSink, REQUEST_IDS};
@@ -80,7 +87,7 @@ pub mod otlp {
     pub use crate::otlp::{find_bytes, find_number};
 }
 pub mod random {
-    pub use crate::random::Random;
+    pub use crate::random::{Random, fix_hash_seeds};
 }
 pub mod request {
     pub use crate::request::BypassReason;
@@ -156,6 +163,9 @@ pub mod snapshot {
 }
 pub mod stream {
     pub use crate::stream::{BoxError, StreamBody, nothing, stream};
+}
+pub mod sync {
+    pub use crate::sync::Workers;
 }
 pub mod telemetry {
     pub mod conditions {

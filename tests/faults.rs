@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
+use workspace_gateway::testing::net::Network;
 use workspace_gateway::testing::proxy_config::ProxyConfig;
 use workspace_gateway::testing::request::hop::Via;
 use workspace_gateway::testing::simulator::Simulator;
@@ -17,7 +18,7 @@ use workspace_gateway::testing::upstream::{Authorities, Fault, Upstream, Upstrea
 use crate::support::process::{Process, folder};
 use crate::support::raw_upstream::{RawUpstream, Reaction, closes, resets, sends};
 use crate::support::tls::{Authority, Identity};
-use crate::support::{HANG, Http, PROJECT, tls, within};
+use crate::support::{HANG, Http, PROJECT, reserve_port, tls, within};
 
 /// A call to a URL, with an optional CA file and an optional proxy.
 struct TestCall<'w> {
@@ -50,7 +51,9 @@ impl<'w> TestCall<'w> {
         let pem = self.ca_file.map(|path| std::fs::read(path).unwrap());
         let named =
             self.ca_file.zip(pem.as_deref()).map(|(path, pem)| Authorities { setting: "upstream.ca_file", path, pem });
-        let client = HttpClient::new(named, proxy_config, limits, Via::new(1), Clock::System, |_| {}).unwrap();
+        let client =
+            HttpClient::new(named, proxy_config, limits, Via::new(1), (Clock::System, &Network::System), |_| {})
+                .unwrap();
         let (scheme, authority) = self.url.split_once("://").unwrap();
         let origin = Origin::new(scheme.parse().unwrap(), authority.parse().unwrap());
         let (head, ()) = Request::get("/v2/p/desktops").body(()).unwrap().into_parts();
@@ -70,9 +73,11 @@ async fn silent_server() -> (TcpListener, String) {
     (listener, url)
 }
 
-/// A URL of a port on which nobody listens.
-async fn closed_port() -> String {
-    silent_server().await.1
+/// A port on which nobody listens, and its URL.
+fn closed_port() -> (TcpSocket, String) {
+    let reserved = reserve_port();
+    let url = format!("http://{}", reserved.local_addr().unwrap());
+    (reserved, url)
 }
 
 /// The simulator at `https://localhost`, with this certificate.
@@ -89,7 +94,8 @@ fn pem(name: &str, authority: &Authority) -> PathBuf {
 
 #[tokio::test]
 async fn a_refused_connection_is_an_outside_fault() {
-    TestCall::to(&closed_port().await).assert_fails(Fault::Outside, "connect").await;
+    let (_reserved, url) = closed_port();
+    TestCall::to(&url).assert_fails(Fault::Outside, "connect").await;
 }
 
 #[tokio::test]
@@ -186,7 +192,8 @@ async fn an_unavailable_proxy_is_an_outside_fault_and_its_refusal_is_local() {
         let proxy = RawUpstream::start([turn]).await;
         TestCall::through(proxy.url()).assert_fails(fault, label).await;
     }
-    TestCall::through(&closed_port().await).assert_fails(Fault::Outside, "connect").await;
+    let (_reserved, url) = closed_port();
+    TestCall::through(&url).assert_fails(Fault::Outside, "connect").await;
     TestCall::through("http://nowhere.invalid:1").assert_fails(Fault::Unreachable, "connect").await;
     let (_listener, url) = silent_server().await;
     TestCall { connect: Duration::from_millis(300), ..TestCall::through(&url) }

@@ -70,7 +70,7 @@ fn the_cache_uses_no_http_client_and_one_file_uses_moka() {
 fn only_upstream_has_an_http_client() {
     must_not_name(&[""], &["hyper::client"], &["upstream", "otlp/connection.rs", "cli"]);
     // The demo is a client of the gateway.
-    must_not_name(&[""], &["client::legacy"], &["upstream", "net/connector.rs", "cli/demo"]);
+    must_not_name(&[""], &["client::legacy"], &["upstream", "net/connector.rs", "net/stream.rs", "cli/demo"]);
 }
 
 #[test]
@@ -89,13 +89,40 @@ fn only_net_opens_sockets() {
     must_not_name(&[""], &names, &["net.rs", "net/"]);
     must_not_name(&[""], &["UnixStream", "UnixListener", "UnixDatagram"], &["cli/supervisor.rs"]);
     // Everything else gets bytes.
-    let users = ["net.rs", "net/", "server", "upstream", "fleet/dialer.rs", "otlp/connection.rs", "cli"];
-    must_not_name(&[""], &["crate::net"], &users);
+    let users = [
+        "net.rs",
+        "net/",
+        "machine.rs",
+        "server",
+        "upstream",
+        "fleet/dialer.rs",
+        "otlp/connection.rs",
+        "cli",
+        "simulator",
+        "testing.rs",
+    ];
+    let passes_it_on = "gateway/upstream_setup.rs";
+    must_not_name(&[""], &["crate::net"], &[&users[..], &[passes_it_on]].concat());
+}
+
+/// Otherwise the order of events, and so a run of the simulation, could not be repeated.
+#[test]
+fn nothing_is_left_to_chance_or_to_threads() {
+    must_not_name(&[""], &["spawn_blocking"], &["sync.rs", "admin/operator.rs", "cli"]);
+    for (file, code) in sources("") {
+        let product = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for (select, _) in
+            product.match_indices("select! {").filter(|_| !file.starts_with("cli/") && !file.contains("tests"))
+        {
+            let first = product[select..].lines().skip(1).map(str::trim).find(|line| !line.starts_with("//"));
+            assert_eq!(first, Some("biased;"), "{file}: a select! in random order");
+        }
+    }
 }
 
 #[test]
 fn only_sync_has_locks() {
-    must_not_name(&[""], &["parking_lot", "PoisonError"], &["sync.rs"]);
+    must_not_name(&[""], &["parking_lot", "PoisonError"], &["sync.rs", "sync/"]);
     for (file, code) in sources("") {
         let mut of_std = code.lines().filter(|line| line.contains("std::sync"));
         let lock = of_std.find(|line| ["Mutex", "RwLock", "Condvar"].iter().any(|lock| line.contains(lock)));
@@ -211,7 +238,7 @@ fn folders_import_only_what_the_table_allows() {
     ];
     for (file, code) in sources("") {
         let folder = file.trim_end_matches(".rs").split('/').next().unwrap();
-        if ["lib", "net", "random", "sync", "testing"].contains(&folder) {
+        if ["lib", "machine", "net", "random", "sync", "testing"].contains(&folder) {
             continue;
         }
         let (_, allowed) = table.iter().find(|(name, _)| *name == folder).unwrap_or_else(|| panic!("{folder} is new"));
@@ -219,7 +246,7 @@ fn folders_import_only_what_the_table_allows() {
         for named in code.split("crate::").skip(1) {
             let named = named.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
             // The seams: everything may use them.
-            let is_seam = ["net", "random", "sync"].contains(&named);
+            let is_seam = ["machine", "net", "random", "sync"].contains(&named);
             assert!(named == folder || is_seam || allowed.contains(&named), "{file} imports {named}");
         }
     }

@@ -88,6 +88,7 @@ mod reload;
 mod reload_process;
 mod renewal;
 mod request_directives;
+mod resp_engine;
 mod sdk;
 mod second_calls;
 mod second_tier;

@@ -13,19 +13,17 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rand::RngExt;
 use rand::rngs::SmallRng;
-use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use workspace_gateway::testing::request::caller::X_AUTH_TOKEN;
 
 use super::endpoint::{Begun, Endpoint, Standing};
-use super::settings::ANSWER_TIMEOUT;
+use super::network::connect;
+use super::settings::{ANSWER_TIMEOUT, THINK};
 use super::world::{PROJECTS, Resource, World};
 
 /// Far longer than any response takes.
 pub(crate) const HANG: Duration = Duration::from_secs(3 * ANSWER_TIMEOUT.as_secs() + 10);
 const HOST_NAME: &str = "gateway";
-/// Bytes. So small that the gateway cannot write a whole list before a slow reader has read half of it.
-const SMALL_BUFFER: u32 = 4 * 1024;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RequestDirectives {
@@ -100,7 +98,7 @@ impl Client {
     }
 
     pub(crate) async fn think(&mut self) {
-        tokio::time::sleep(Duration::from_millis(self.dice.random_range(10..200))).await;
+        tokio::time::sleep(self.dice.random_range(THINK)).await;
     }
 
     pub(crate) async fn exchange(&mut self) -> Exchange {
@@ -131,10 +129,10 @@ impl Client {
             Exchange { client, gateway, standing, caller, resource, directives, begun, decided, end }
         };
         let address = endpoint.address();
-        self.connection.take_if(|connection| connection.gateway != address);
+        self.connection.take_if(|connection| connection.gateway != address || connection.is_closed());
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => match Connection::open(address, self.uses_http2, is_slow).await {
+            none => match Connection::open(self.number, address, self.uses_http2, is_slow).await {
                 Ok(connection) => none.insert(connection),
                 Err(error) => return exchange(begun, End::Broken(format!("not connected: {error}"))),
             },
@@ -262,17 +260,12 @@ enum Sender {
 
 impl Connection {
     pub(crate) async fn open(
+        client: usize,
         gateway: std::net::SocketAddr,
         uses_http2: bool,
         is_slow: bool,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let socket = TcpSocket::new_v4()?;
-        if is_slow {
-            socket.set_recv_buffer_size(SMALL_BUFFER)?;
-        }
-        let stream = tokio::time::timeout(HANG, socket.connect(gateway)).await??;
-        stream.set_nodelay(true)?;
-        let stream = TokioIo::new(stream);
+        let stream = TokioIo::new(tokio::time::timeout(HANG, connect(client, gateway, is_slow)).await??);
         // The sender reports how a connection ends, so the driver's result is not needed.
         let (sender, driver) = if uses_http2 {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
@@ -282,6 +275,14 @@ impl Connection {
             (Sender::Http1(sender), tokio::spawn(async { drop(connection.await) }))
         };
         Ok(Self { gateway, sender, driver })
+    }
+
+    /// Whether the gateway has closed it.
+    fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        }
     }
 
     pub(crate) async fn send(&mut self, mut request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {

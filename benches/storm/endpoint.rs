@@ -11,15 +11,20 @@ use super::lock;
 
 /// How often it is looked whether the engine was told.
 const LOOK: Duration = Duration::from_millis(5);
+/// A gateway that has been killed tells no more: after a minute nobody looks.
+const MAX_LOOKS: usize = 12_000;
 
 /// When the engine certainly knew what a gateway had to tell.
 pub(crate) type Told = Arc<OnceLock<Instant>>;
 
 pub(crate) struct Endpoint {
-    /// Of its present process.
-    address: Mutex<SocketAddr>,
+    process: Mutex<Process>,
+}
+
+struct Process {
+    address: SocketAddr,
     /// If it is in a fleet and in this process.
-    pub(crate) member: Option<Arc<Gateway>>,
+    member: Option<Arc<Gateway>>,
 }
 
 /// How a gateway stood with its fleet during all of a request.
@@ -54,19 +59,27 @@ impl Begun {
 
 impl Endpoint {
     pub(crate) fn new(address: SocketAddr, member: Option<Arc<Gateway>>) -> Self {
-        Self { address: Mutex::new(address), member }
+        Self { process: Mutex::new(Process { address, member }) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        *lock(&self.address)
+        lock(&self.process).address
     }
 
-    pub(crate) fn move_to(&self, address: SocketAddr) {
-        *lock(&self.address) = address;
+    pub(crate) fn member(&self) -> Option<Arc<Gateway>> {
+        lock(&self.process).member.clone()
+    }
+
+    /// Another process has taken its place.
+    pub(crate) fn restart(&self, address: SocketAddr, member: Option<Arc<Gateway>>) {
+        *lock(&self.process) = Process { address, member };
     }
 
     fn in_sync_until(&self) -> Option<Instant> {
-        self.member.as_ref()?.fleet_sync().map(|(until, _)| until)
+        let member = self.member()?;
+        let (until, _) = member.fleet_sync()?;
+        // The clocks of a gateway may be ahead.
+        Some(Clock::System.now() + until.saturating_duration_since(member.now()))
     }
 
     pub(crate) fn is_in_sync(&self) -> bool {
@@ -93,13 +106,15 @@ impl Endpoint {
     /// When the engine knows all that this gateway has to tell now.
     pub(crate) fn told(&self) -> Told {
         let told = Told::default();
-        if let Some(member) = self.member.clone() {
+        if let Some(member) = self.member() {
             let known = Arc::clone(&told);
             tokio::spawn(async move {
-                while member.fleet_sync().is_some_and(|(_, is_all_told)| !is_all_told) {
+                for _ in 0..MAX_LOOKS {
+                    if member.fleet_sync().is_none_or(|(_, is_all_told)| is_all_told) {
+                        return known.set(Clock::System.now()).expect("nobody else sets it");
+                    }
                     tokio::time::sleep(LOOK).await;
                 }
-                known.set(Clock::System.now()).expect("nobody else sets it");
             });
         }
         told

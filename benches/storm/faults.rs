@@ -14,7 +14,7 @@ use workspace_gateway::testing::clock::Clock;
 
 use super::endpoint::Endpoint;
 use super::lock;
-use super::settings::{ANSWER_TIMEOUT, STALE_IF_SLOW};
+use super::settings::{ANSWER_TIMEOUT, SCALE, STALE_IF_SLOW};
 use super::world::{Condition, Journal, PROJECTS, Purge, World, project_id};
 
 /// Runs until `stop` is true. Upstream is healthy afterwards.
@@ -54,8 +54,9 @@ impl Injector<'_> {
                 // One in ten lasts longer than any stale entry.
                 let longest = if dice.random_ratio(1, 10) { 5_000 } else { 1_000 };
                 tokio::select! {
+                    biased;
                     () = &mut stopped => return self.set_condition(Condition::Healthy).await,
-                    () = pause(&mut dice, 150, longest) => {}
+                    () = pause(&mut dice, 150 * SCALE, longest * SCALE) => {}
                 }
             }
         }
@@ -90,7 +91,8 @@ impl Injector<'_> {
             before
         };
         match before {
-            Condition::Healthy => {}
+            // Only the link of a gateway is cut off.
+            Condition::Healthy | Condition::CutOff | Condition::Exhausted => {}
             Condition::Slow | Condition::Stuck => simulator.delay(Duration::ZERO),
             Condition::Failing(_) => simulator.fail_with(None),
             Condition::Throttling => simulator.throttle(None),
@@ -100,7 +102,7 @@ impl Injector<'_> {
             Condition::Dead => simulator.restart().expect("the addresses are reserved"),
         }
         match condition {
-            Condition::Healthy => {}
+            Condition::Healthy | Condition::CutOff | Condition::Exhausted => {}
             Condition::Slow => simulator.delay(STALE_IF_SLOW + Duration::from_millis(200)),
             Condition::Stuck => simulator.delay(3 * ANSWER_TIMEOUT),
             Condition::Failing(status) => simulator.fail_with(Some(status)),
@@ -117,8 +119,9 @@ impl Injector<'_> {
         let mut stopped = std::pin::pin!(stopped);
         loop {
             tokio::select! {
+                    biased;
                 () = &mut stopped => break,
-                () = pause(&mut dice, 100, 900) => {}
+                () = pause(&mut dice, 100 * SCALE, 900 * SCALE) => {}
             }
             // The journal is locked meanwhile, so nobody sees it without the new value.
             let versions = &mut lock(self.journal).versions;
@@ -134,8 +137,9 @@ impl Injector<'_> {
         let simulator = &self.world.simulator;
         loop {
             tokio::select! {
+                    biased;
                 () = &mut stopped => break,
-                () = pause(&mut dice, 20, 300) => {}
+                () = pause(&mut dice, 20 * SCALE, 300 * SCALE) => {}
             }
             let caller = dice.random_range(0..self.world.callers.len() - 1);
             let token_states = &mut lock(self.journal).token_states[caller];
@@ -166,12 +170,13 @@ pub(crate) async fn purge(
 ) {
     loop {
         tokio::select! {
+                    biased;
             _ = stop.wait_for(|&stop| stop) => break,
-            () = pause(&mut dice, 1_000, 3_000) => {}
+            () = pause(&mut dice, 1_000 * SCALE, 3_000 * SCALE) => {}
         }
         let gateway = dice.random_range(0..gateways.len());
         let project = dice.random_ratio(2, 3).then(|| dice.random_range(0..PROJECTS));
-        let Some(member) = &gateways[gateway].member else { continue };
+        let Some(member) = gateways[gateway].member() else { continue };
         let begun = Clock::System.now();
         member.purge(&PurgeSelection { project_id: project.map(project_id), ..PurgeSelection::default() });
         let ended = Some(Clock::System.now());

@@ -81,7 +81,7 @@ impl FleetStorm {
         endpoints.push(mortal.endpoint());
         let gateways: Arc<[Endpoint]> = endpoints.into();
         let world = Arc::new(World::new(simulator));
-        let journal = Arc::new(Mutex::new(Journal::new(&world, Clock::System.now())));
+        let journal = Arc::new(Mutex::new(Journal::new(&world, gateways.len(), Clock::System.now())));
         let mut judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, FLEET);
         if self.with_sentinel {
             judge.expect_lost_entries();
@@ -172,8 +172,8 @@ impl Storming {
                 }
                 EngineFault::GatewayKilled => {
                     let Self { engines, mortal, gateways, judge, journal, .. } = self;
-                    let forget = || lock(judge).0.forget(GATEWAYS);
-                    mortal.kill(&gateways[GATEWAYS], engines.master(), journal, forget).await;
+                    let forget = || lock(judge).0.forget(GATEWAYS, None);
+                    mortal.kill((GATEWAYS, &gateways[GATEWAYS]), engines.master(), journal, forget).await;
                 }
                 _ => self.engines.cause(fault, &mut dice).await,
             }
@@ -229,7 +229,7 @@ impl Storming {
         let begun = Clock::System.timer_now();
         while !(self.gateways[..GATEWAYS].iter().all(Endpoint::is_in_sync) && self.mortal.is_in_sync()) {
             if Clock::System.timer_now() - begun > IN_SYNC {
-                let states = self.gateways.iter().map(|gateway| gateway.member.as_ref()?.fleet_state());
+                let states = self.gateways.iter().map(|gateway| gateway.member()?.fleet_state());
                 let states: Vec<_> = states.collect();
                 return lock(&self.judge).1.wrong(format!("not in sync within {IN_SYNC:?} {when}: {states:?}"));
             }
@@ -294,7 +294,7 @@ impl Storming {
             directive.into_iter().fold(request, |request, directive| request.header("cache-control", directive));
         let request = request.body(Empty::<Bytes>::new()).expect("a request");
         let endpoint = &self.gateways[gateway];
-        let Some(member) = &endpoint.member else { return self.mortal.ask(request).await };
+        let Some(member) = endpoint.member() else { return self.mortal.ask(request).await };
         let connection = member.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
         let begun = endpoint.begin();
         let (head, body) = member.handle(request, &connection).await.into_parts();
@@ -317,7 +317,7 @@ impl Storming {
         self.counts.iter().for_each(|fault| *counts.entry(fault.to_string()).or_default() += 1);
         counts.iter().for_each(|(fault, count)| println!("{count} × {fault}"));
         println!("{} purges", lock(&self.journal).purges.len());
-        let members = self.gateways.iter().filter_map(|gateway| gateway.member.as_ref());
+        let members = self.gateways.iter().filter_map(Endpoint::member);
         let pages = members.map(|member| member.metrics().encode().expect("metrics"));
         let went_back: f64 = pages.map(|page| sum_of::<f64>(&page, WENT_BACK)).sum();
         let (judge, report) = &mut *lock(&self.judge);

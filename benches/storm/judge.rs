@@ -16,16 +16,14 @@ use super::cache_status::{CacheStatus, Source};
 use super::client::{self, End, Exchange, RequestDirectives};
 use super::endpoint::{Endpoint, Standing, Told};
 use super::lock;
-use super::settings::{ANSWER_TIMEOUT, BACKOFF, DENIAL_TTL, JITTER, Lifetimes, RETRY_AFTER, SYNC};
+use super::settings::{
+    ANSWER_TIMEOUT, BACKOFF, DENIAL_TTL, JITTER, Lifetimes, NOTICE, RETRY_AFTER, SLACK, STALE_IF_SLOW, SYNC,
+};
 use super::world::{Caller, Condition, Journal, Purge, Resource, Timeline, World};
 
-/// How late a response may be on this busy machine, after its deadline.
-const SLACK: Duration = Duration::from_secs(1);
-/// How long it may take until the gateway notices that a connection is closed.
-const NOTICE: Duration = Duration::from_millis(250);
-
-/// How much longer than `upstream.answer_timeout` a request waits, as documented.
-const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
+/// How much longer than `upstream.answer_timeout` a request waits, as documented: without a grant it waits for a proof
+/// first.
+const DEADLINE_MARGIN: Duration = Duration::from_secs(1).saturating_add(STALE_IF_SLOW);
 
 /// The longest time of a call, including the queue.
 const LONGEST_CALL: Duration = ANSWER_TIMEOUT.saturating_mul(2);
@@ -57,8 +55,8 @@ pub(crate) struct Judge {
     refused: HashMap<ScopeKey, Vec<Refusal>>,
     /// How often a rule of the fleet was to be kept.
     pub(crate) fleet: FleetCounts,
-    /// The time of the last jump of a clock. Entries and grants from before are not valid.
-    jumped: Option<Instant>,
+    /// The time of the last jump of a gateway's clock. Its entries and grants from before are not valid.
+    jumped: HashMap<usize, Instant>,
     /// Whether a clock is about to jump or has just jumped.
     is_jumping: bool,
     hits: usize,
@@ -139,7 +137,7 @@ impl Case<'_> {
 
     /// Whether such a condition of upstream, at most this long before the request, can have affected the response.
     fn was(&self, before: Duration, like: impl Fn(Condition) -> bool) -> bool {
-        self.journal.was(ago(self.begun(), before + NOTICE), self.decided(), like)
+        self.journal.was(self.exchange.gateway, ago(self.begun(), before + NOTICE), self.decided(), like)
     }
 
     /// Whether upstream has throttled this caller so shortly before that the gateway may send no call.
@@ -174,7 +172,7 @@ impl Judge {
             stored: HashMap::new(),
             refused: HashMap::new(),
             fleet: FleetCounts::default(),
-            jumped: None,
+            jumped: HashMap::new(),
             is_jumping: false,
             hits: 0,
             loaded: None,
@@ -200,8 +198,9 @@ impl Judge {
         self.is_jumping = true;
     }
 
-    pub(crate) fn expect_nothing_from_before(&mut self, now: Instant) {
-        (self.jumped, self.is_jumping) = (Some(now), false);
+    pub(crate) fn expect_nothing_from_before(&mut self, gateway: usize, now: Instant) {
+        self.jumped.insert(gateway, now);
+        self.is_jumping = false;
     }
 
     /// The number of hits so far, fresh or revalidated in the background.
@@ -210,28 +209,30 @@ impl Judge {
     }
 
     /// The earliest time that a response may come from: this long before the request, but not before the last jump of a
-    /// clock. A shared fetch may have been sent before the jump.
+    /// clock. A shared fetch may have been sent before the jump. In a fleet, other clocks have not jumped.
     fn since(&self, case: &Case<'_>, span: Duration) -> Instant {
         let from = ago(case.begun(), span);
-        let jumped = self.jumped.filter(|jumped| *jumped <= case.begun() && case.source != Source::Collapsed);
-        jumped.map_or(from, |jumped| jumped.max(from))
+        let jumped = self.jumped.get(&case.exchange.gateway).filter(|_| self.gateways.len() == 1);
+        let jumped = jumped.filter(|jumped| **jumped <= case.begun() && case.source != Source::Collapsed);
+        jumped.map_or(from, |jumped| from.max(*jumped))
     }
 
     fn is_loaded(&self, exchange: &Exchange) -> bool {
         self.loaded.is_some_and(|since| exchange.decided >= since)
     }
 
-    /// What a gateway knew is lost, because it was killed.
-    pub(crate) fn forget(&mut self, killed: usize) {
+    /// What a gateway knew is lost, because it was killed. With a snapshot, it must have kept refusals until this time.
+    pub(crate) fn forget(&mut self, killed: usize, kept_until: Option<Instant>) {
         self.proofs.retain(|(_, gateway), _| *gateway != killed);
         self.stored.retain(|(_, _, gateway), _| *gateway != killed);
-        self.refused.values_mut().for_each(|refusals| refusals.retain(|refusal| refusal.gateway != killed));
+        self.refused.values_mut().for_each(|refusals| {
+            refusals.retain(|refusal| refusal.gateway != killed || kept_until.is_some_and(|until| refusal.at < until))
+        });
     }
 
     /// Whether the gateway has been down since the request began.
     fn was_killed(&self, exchange: &Exchange, journal: &Journal) -> bool {
-        self.gateways[exchange.gateway].member.is_none()
-            && journal.down.within(exchange.begun, Clock::System.now()).any(|is_down| is_down)
+        journal.down[exchange.gateway].within(exchange.begun, Clock::System.now()).any(|is_down| is_down)
     }
 
     pub(crate) fn judge(&mut self, exchange: &Exchange) -> Verdict {
@@ -245,7 +246,8 @@ impl Judge {
                 if exchange.directives == RequestDirectives::NoStore
                     && ["Reset(", "IncompleteMessage"].iter().any(|kind| error.contains(kind)) =>
             {
-                let has_broken = lock(&self.journal).was(ago(exchange.begun, NOTICE), exchange.decided, breaks);
+                let has_broken =
+                    lock(&self.journal).was(exchange.gateway, ago(exchange.begun, NOTICE), exchange.decided, breaks);
                 let kind = "(a relayed response has ended like upstream's)".to_owned();
                 return if has_broken { Ok(kind) } else { Err(error.clone()) };
             }
@@ -262,7 +264,12 @@ impl Judge {
             // A relayed response ends where upstream's does.
             Err(_)
                 if source == Source::Relayed
-                    && journal.was(ago(exchange.begun, NOTICE), exchange.decided + NOTICE, breaks) =>
+                    && journal.was(
+                        exchange.gateway,
+                        ago(exchange.begun, NOTICE),
+                        exchange.decided + NOTICE,
+                        breaks,
+                    ) =>
             {
                 return Ok(format!("{kind} (incomplete like upstream's)"));
             }
@@ -273,10 +280,11 @@ impl Judge {
         let is_own = body.windows(32).any(|words| words == br#""error_msg":"workspace-gateway: "#.as_slice());
         let case =
             Case { exchange, status, headers, body, cache_status: &cache_status, source, journal: &journal, is_own };
-        if self.is_loaded(exchange) && is_own && status.is_server_error() {
+        let is_exhausted = case.was(NOTICE, |condition| condition == Condition::Exhausted);
+        if (self.is_loaded(exchange) || is_exhausted) && is_own && status.is_server_error() {
             return Ok(format!("{kind} (under the loads)"));
         }
-        if !self.is_loaded(exchange) {
+        if !self.is_loaded(exchange) && !self.was_killed(exchange, &journal) {
             self.in_time(&case)?;
         }
         self.obeys_directives(&case)?;
@@ -433,6 +441,8 @@ impl Judge {
         }
         let life = match case.source {
             Source::Upstream | Source::Relayed => Duration::ZERO,
+            // A failure of the gateway itself extends no grant.
+            Source::Failure if case.cache_status.detail.as_deref() == Some("local") => self.lifetimes.grant_ttl,
             // The caller's own call has failed, now or shortly before.
             Source::Backoff | Source::Failure => self.lifetimes.outage_grace,
             _ => self.lifetimes.grant_ttl,
@@ -459,13 +469,22 @@ impl Judge {
             Source::Failure => case.was(LONGEST_CALL, |condition| {
                 match (case.cache_status.status, case.cache_status.detail.as_deref()) {
                     (Some(status), _) => gives(condition, status),
-                    (None, Some("connect")) => condition == Condition::Dead,
-                    (None, Some("first-byte" | "timeout" | "idle" | "busy")) => is_slow(condition),
+                    (None, Some("connect")) => matches!(condition, Condition::Dead | Condition::CutOff),
+                    (None, Some("first-byte" | "timeout" | "idle" | "busy" | "deadline")) => is_slow(condition),
+                    (None, Some("local")) => condition == Condition::Exhausted,
                     (None, Some("broken")) => breaks(condition),
                     (None, _) => false,
                 }
             }),
-            Source::Backoff => case.was(BACKOFF.max(RETRY_AFTER) + LONGEST_CALL, Condition::fails),
+            // Another gateway of the fleet may have failed, and told so. It does not tell its own failures.
+            Source::Backoff => {
+                let span = BACKOFF.max(RETRY_AFTER) + LONGEST_CALL;
+                let is_told = |condition: Condition| condition.fails() && condition != Condition::Exhausted;
+                let from = ago(case.begun(), span + NOTICE);
+                let links = case.journal.links.iter();
+                case.was(span, Condition::fails)
+                    || links.flat_map(|link| link.within(from, case.decided())).any(is_told)
+            }
             _ => true,
         };
         if is_possible { Ok(()) } else { Err("upstream did not fail like this".to_owned()) }
@@ -533,7 +552,8 @@ impl Judge {
         let Lifetimes { ttl, stale_if_error, grant_ttl, .. } = self.lifetimes;
         let life = ttl * (100 - JITTER) / 100 + stale_if_error;
         let live = case.decided() < proof.begun + grant_ttl && case.decided() < stored.begun + life;
-        let live = live && self.jumped.is_none_or(|jumped| jumped < proof.begun && jumped < stored.begun);
+        let live = live
+            && self.jumped.get(&exchange.gateway).is_none_or(|jumped| *jumped < proof.begun && *jumped < stored.begun);
         // A refusal of an earlier call ends a grant, too, and so does one that another gateway has told.
         let late = if self.gateways.len() > 1 { LATE_NOTICE } else { Duration::ZERO };
         let since = ago(proof.begun, ANSWER_TIMEOUT + NOTICE + late);
@@ -578,11 +598,14 @@ impl Judge {
 
 /// Whether connections or responses are cut off.
 fn breaks(condition: Condition) -> bool {
-    matches!(condition, Condition::Resetting | Condition::Truncating | Condition::Dead)
+    matches!(
+        condition,
+        Condition::Resetting | Condition::Truncating | Condition::Dead | Condition::CutOff | Condition::Exhausted
+    )
 }
 
 fn is_slow(condition: Condition) -> bool {
-    matches!(condition, Condition::Slow | Condition::Stuck)
+    matches!(condition, Condition::Slow | Condition::Stuck | Condition::CutOff | Condition::Exhausted)
 }
 
 fn gives(condition: Condition, status: u16) -> bool {

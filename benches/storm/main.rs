@@ -21,6 +21,7 @@
 //! settings      the gateways' settings                   report     the results
 //! fleet         the parts with a fleet                   engines    the fleets' engines
 //! endpoint      a gateway as its clients see it          mortal     the gateway that is killed
+//! network       connections of the clients
 //! ```
 
 #![allow(missing_docs, clippy::expect_used)]
@@ -42,6 +43,7 @@ mod loads;
 #[path = "../support/metrics.rs"]
 mod metrics;
 mod mortal;
+mod network;
 mod report;
 mod settings;
 mod world;
@@ -152,7 +154,7 @@ impl Storm {
         let mut gateway = Gateway::start(&settings::toml(&urls, &ALONE));
         let gateways: Arc<[Endpoint]> = Arc::new([Endpoint::new(gateway.address, None)]);
         let world = Arc::new(World::new(simulator));
-        let journal = Arc::new(Mutex::new(Journal::new(&world, Clock::System.now())));
+        let journal = Arc::new(Mutex::new(Journal::new(&world, gateways.len(), Clock::System.now())));
         let judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, ALONE);
         let judge = Arc::new(Mutex::new((judge, Report::default())));
 
@@ -260,7 +262,7 @@ async fn move_clocks(gateway: &mut Gateway, judge: &Mutex<(Judge, Report)>) -> V
         } else {
             lock(judge).0.expect_jump();
             gateway.apply(clock);
-            lock(judge).0.expect_nothing_from_before(Clock::System.now());
+            lock(judge).0.expect_nothing_from_before(0, Clock::System.now());
         }
         let before = lock(judge).0.hits();
         tokio::time::sleep(MOVED).await;

@@ -59,7 +59,7 @@ impl Mortal {
     /// Kills it, if possible while it has calls in flight, and starts it again. `forget`: what is known about it must be forgotten.
     pub(crate) async fn kill(
         &mut self,
-        endpoint: &Endpoint,
+        (number, endpoint): (usize, &Endpoint),
         engine: &Engine,
         journal: &Mutex<Journal>,
         forget: impl FnOnce(),
@@ -73,18 +73,18 @@ impl Mortal {
             sleep(LOOK).await;
         }
         self.idle_kills += usize::from(in_a_row < IN_A_ROW);
-        lock(journal).down.begin(true, Clock::System.now());
+        lock(journal).down[number].begin(true, Clock::System.now());
         lock(&self.gateway).kill();
-        lock(journal).down.settle(Clock::System.now());
+        lock(journal).down[number].settle(Clock::System.now());
         forget();
         sleep(DOWN).await;
         let count = engine.run(&["EVAL", COUNT, "0", &ENDING.as_millis().to_string()]).await;
         self.leases += count.parse::<usize>().expect("a number");
         *lock(&self.gateway) = Gateway::start(&self.settings);
-        endpoint.move_to(lock(&self.gateway).address);
+        endpoint.restart(lock(&self.gateway).address, None);
         let mut journal = lock(journal);
-        journal.down.begin(false, Clock::System.now());
-        journal.down.settle(Clock::System.now());
+        journal.down[number].begin(false, Clock::System.now());
+        journal.down[number].settle(Clock::System.now());
     }
 
     /// Sends a request.
@@ -93,7 +93,7 @@ impl Mortal {
             let mut gateway = lock(&self.gateway);
             (gateway.address, gateway.in_sync_until())
         };
-        let mut connection = Connection::open(address, false, false).await.expect("it listens");
+        let mut connection = Connection::open(0, address, false, false).await.expect("it listens");
         let begun = Begun::elsewhere(in_sync_until);
         let head = connection.send(request).await.expect("a response").into_parts().0;
         let decided = Clock::System.now();

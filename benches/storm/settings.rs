@@ -1,5 +1,6 @@
 //! The gateways' settings in the storm.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::loads;
@@ -50,6 +51,15 @@ impl Lifetimes {
         self.ttl + self.stale_while_revalidate.max(self.stale_if_error)
     }
 }
+
+/// How late a response may be on this busy machine, after its deadline.
+pub(crate) const SLACK: Duration = Duration::from_secs(1);
+/// How long it may take until the gateway notices that a connection is closed.
+pub(crate) const NOTICE: Duration = Duration::from_millis(250);
+/// How long a client waits before its next request.
+pub(crate) const THINK: Range<Duration> = Duration::from_millis(10)..Duration::from_millis(200);
+/// Faults and changes take this many times as long as stated.
+pub(crate) const SCALE: u64 = 1;
 
 /// `Retry-After` of upstream, in whole seconds.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);

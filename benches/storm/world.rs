@@ -90,6 +90,12 @@ pub(crate) enum Condition {
     Truncating,
     /// Connections are refused.
     Dead,
+    /// Nothing arrives: the link of a gateway is cut. Only the simulation does that.
+    #[allow(dead_code)]
+    CutOff,
+    /// The gateway has no descriptors or no memory for calls. Only the simulation does that.
+    #[allow(dead_code)]
+    Exhausted,
 }
 
 impl Condition {
@@ -104,6 +110,8 @@ impl Condition {
             Self::Resetting => "reset",
             Self::Truncating => "truncated",
             Self::Dead => "dead",
+            Self::CutOff => "cut off",
+            Self::Exhausted => "exhausted",
         }
     }
 
@@ -205,13 +213,15 @@ impl World {
 /// The states of upstream over time.
 pub(crate) struct Journal {
     pub(crate) condition: Timeline<Condition>,
+    /// The same for upstream as single gateways reach it.
+    pub(crate) links: Vec<Timeline<Condition>>,
     /// The versions of the catalogue, each by the moment at which it began.
     pub(crate) versions: Timeline<Instant>,
     /// For each caller, whether its token is valid in its project.
     pub(crate) token_states: Vec<Timeline<bool>>,
     pub(crate) purges: Vec<Purge>,
-    /// Whether the gateway that is killed in a fleet is down.
-    pub(crate) down: Timeline<bool>,
+    /// Whether a gateway is down.
+    pub(crate) down: Vec<Timeline<bool>>,
 }
 
 /// A purge at one gateway.
@@ -235,18 +245,19 @@ impl Purge {
 }
 
 impl Journal {
-    pub(crate) fn new(world: &World, now: Instant) -> Self {
+    pub(crate) fn new(world: &World, gateways: usize, now: Instant) -> Self {
         Self {
             condition: Timeline::new(Condition::Healthy, now),
+            links: (0..gateways).map(|_| Timeline::new(Condition::Healthy, now)).collect(),
             versions: Timeline::new(now, now),
             token_states: world.callers.iter().map(|caller| Timeline::new(caller.project.is_some(), now)).collect(),
             purges: Vec::new(),
-            down: Timeline::new(false, now),
+            down: (0..gateways).map(|_| Timeline::new(false, now)).collect(),
         }
     }
 
-    /// Whether upstream was in such a condition at any moment of a span of time.
-    pub(crate) fn was(&self, from: Instant, to: Instant, like: impl Fn(Condition) -> bool) -> bool {
-        self.condition.within(from, to).any(like)
+    /// Whether upstream was in such a condition for a gateway at any moment of a span of time.
+    pub(crate) fn was(&self, gateway: usize, from: Instant, to: Instant, like: impl Fn(Condition) -> bool) -> bool {
+        self.condition.within(from, to).chain(self.links[gateway].within(from, to)).any(like)
     }
 }

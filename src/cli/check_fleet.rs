@@ -8,7 +8,6 @@ use super::{USAGE, failure};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::check_fleet;
-use crate::random::Random;
 
 /// The exit code is 0 if the engine can be used, 1 if it cannot, and 2 without an engine.
 pub(super) fn run(config: &Config) -> ExitCode {
@@ -17,7 +16,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
     };
     let engine = &fleet.engine;
     block_on(async {
-        let (result, code) = match check_fleet(fleet, Clock::System, Random::System).await {
+        let (result, code) = match check_fleet(fleet, Clock::System.into()).await {
             Ok(checked) => (format!("can be used: {checked}"), ExitCode::SUCCESS),
             Err((fault, details)) => (format!("cannot be used: {}: {details}", fault.describe()), ExitCode::from(1)),
         };

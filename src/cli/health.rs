@@ -11,11 +11,12 @@ use http::header::HOST;
 use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::failure;
 use super::runtime::block_on;
-use crate::net;
+use crate::net::Network;
 use crate::stream::BoxError;
 
 /// For the whole request. A gateway that is alive answers immediately, also under load.
@@ -72,7 +73,7 @@ pub(super) fn reachable(listener: SocketAddr) -> SocketAddr {
 }
 
 async fn get(address: SocketAddr, path: &str) -> Result<StatusCode, BoxError> {
-    let stream = net::connect(address).await?;
+    let stream = TokioIo::new(Network::System.dial(&address.ip().to_string(), address.port()).await?);
     let (mut sender, connection) = http1::handshake(stream).await?;
     let request = Request::get(path).header(HOST, address.to_string()).body(Empty::<Bytes>::new())?;
     tokio::select! {

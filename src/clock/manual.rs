@@ -28,6 +28,12 @@ impl ManualClock {
         Self { runs: true, ..Self::default() }
     }
 
+    /// Clocks that run: they show the runtime's time, and the wall clock begins with this date. They are those of a boot
+    /// with this id.
+    pub fn running_from(wall: SystemTime, id: [u8; 16]) -> Self {
+        Self { runs: true, wall, boot_id: Some(id), ..Self::default() }
+    }
+
     /// The clocks of a boot with this id. They stand still.
     pub fn of_boot(id: [u8; 16]) -> Self {
         Self { boot_id: Some(id), ..Self::default() }

@@ -11,9 +11,8 @@ use super::link::Link;
 use super::{Fleet, FleetSecret, LinkError, LookUpResult, StoreResult, TellResult, Watcher};
 use crate::cache::fleet_sync::FleetSync;
 use crate::cache::second_tier::{LookUp, NoticeKind, RecordKind};
-use crate::clock::Clock;
 use crate::config::fleet::FleetConfig;
-use crate::random::Random;
+use crate::machine::Machine;
 
 /// How many look-ups are timed.
 const CHECKED_LOOK_UPS: usize = 21;
@@ -33,18 +32,13 @@ impl Watcher for Nobody {
 ///
 /// # Errors
 /// Why the engine cannot be used.
-pub(crate) async fn check(
-    config: &FleetConfig,
-    secret: FleetSecret,
-    clock: Clock,
-    random: Random,
-) -> Result<String, LinkError> {
-    let sync = Arc::new(FleetSync::new(clock.now()));
-    let fleet = Fleet::new(config.clone(), secret, sync, (clock, random), Arc::new(Nobody));
+pub(crate) async fn check(config: &FleetConfig, secret: FleetSecret, machine: Machine) -> Result<String, LinkError> {
+    let sync = Arc::new(FleetSync::new(machine.clock.now()));
+    let fleet = Fleet::new(config.clone(), secret, sync, machine, Arc::new(Nobody));
     let mut fleet = fleet.map_err(|error| (Fault::Settings, error.to_string()))?;
     let prefix = fleet.keys.prefix().to_owned();
     fleet.keys = fleet.keys.scratch();
-    let link = Link::open(config, &fleet.keys, 1).await?;
+    let link = Link::open(config, &fleet.keys, &fleet.machine, 1).await?;
     let tried = try_all(&fleet, &link).await;
     // Also after an error: then those that commands were tried with are still there, too.
     let deleted = delete_all(&link, &[&fleet.keys, &fleet.keys.scratch()]).await;
@@ -77,10 +71,10 @@ async fn try_all(fleet: &Fleet, link: &Link) -> Result<[Duration; CHECKED_LOOK_U
     let nothing = LookUp { places: std::slice::from_ref(&*SCRATCH), wants_records: true, lease: None };
     let mut times = [Duration::ZERO; CHECKED_LOOK_UPS];
     for time in &mut times {
-        let begun = fleet.clock.timer_now();
+        let begun = fleet.machine.clock.timer_now();
         let asked = fleet.ask(link, nothing, 0).await;
         asked.map_err(|fault| (fault, format!("{}: a look-up has failed", link.node)))?;
-        *time = fleet.clock.timer_now() - begun;
+        *time = fleet.machine.clock.timer_now() - begun;
     }
     times.sort_unstable();
     Ok(times)

@@ -46,7 +46,7 @@ const UNSHARED: &[u8] = b"-";
 /// How many notices are read at a time. `framing.rs` accepts no reply with many more.
 pub(super) const BATCH: usize = 32;
 
-const STORE: &str = "if ARGV[5] ~= '' and redis.call('GET', KEYS[3]) == ARGV[5] then redis.call('DEL', KEYS[3]) end
+pub const STORE: &str = "if ARGV[5] ~= '' and redis.call('GET', KEYS[3]) == ARGV[5] then redis.call('DEL', KEYS[3]) end
 if redis.call('HGET', KEYS[1], 'i') ~= ARGV[1] then return 0 end
 local there = redis.call('GETRANGE', KEYS[2], 0, 31)
 if string.sub(there, 1, 16) == ARGV[1] and string.sub(there, 17, 32) >= ARGV[2] then return 0 end
@@ -55,7 +55,7 @@ if KEYS[4] then redis.call('SET', KEYS[4], '', 'PX', ARGV[3]) end
 return 1";
 
 /// With more voided sets than 4,096, the older half is forgotten: everything is void that has a ticket from then.
-const TELL: &str = "if redis.call('HEXISTS', KEYS[1], 'i') == 0 then
+pub const TELL: &str = "if redis.call('HEXISTS', KEYS[1], 'i') == 0 then
   redis.call('DEL', KEYS[1], KEYS[2])
   redis.call('HSET', KEYS[1], 'i', ARGV[1])
 end
@@ -89,11 +89,11 @@ redis.call('XADD', KEYS[2], 'MAXLEN', '~', '4096', '*',
   'i', incarnation, 'n', number, 't', ticket, 's', ARGV[2], 'm', ARGV[4])
 return { 1, ticket, incarnation }";
 
-const RENEW: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+pub const RENEW: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1";
 
-const RELEASE: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+pub const RELEASE: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], '-', 'PX', ARGV[2]) end
 return 1";
 

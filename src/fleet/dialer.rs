@@ -19,7 +19,7 @@ use super::connection::{Connection, MAX_IN_FLIGHT, SILENT};
 use super::diagnosis::{self, NO_HANDSHAKE};
 use super::stream::{Allowance, BoundedStream};
 use crate::config::fleet::{FleetConfig, Topology};
-use crate::net;
+use crate::net::Network;
 
 /// The most that a reply may have besides a record, in bytes.
 const SMALL_REPLY: u64 = 64 * 1024;
@@ -37,6 +37,7 @@ pub(super) fn shown_node((host, port): &Node) -> String {
 /// Finds nodes and connects to them, with the files as they were when it was made.
 pub(super) struct Dialer {
     config: FleetConfig,
+    network: Network,
     password: Option<String>,
     tls: Option<Arc<ClientConfig>>,
     /// The number of the link, and then of the Sentinel that has answered last. Further questions begin with that.
@@ -46,11 +47,11 @@ pub(super) struct Dialer {
 impl Dialer {
     pub(super) fn new(
         config: &FleetConfig,
-        password: Option<String>,
-        tls: Option<Arc<ClientConfig>>,
+        network: Network,
+        (password, tls): (Option<String>, Option<Arc<ClientConfig>>),
         number: u64,
     ) -> Self {
-        Self { config: config.clone(), password, tls, first: AtomicU64::new(number) }
+        Self { config: config.clone(), network, password, tls, first: AtomicU64::new(number) }
     }
 
     /// The node that has the keys.
@@ -93,8 +94,8 @@ impl Dialer {
         let connecting = async {
             let failed = |error: io::Error| describe(Fault::Connection, &error);
             let tcp = match address {
-                Some(address) => net::dial(&address.ip().to_string(), address.port()).await.map_err(failed)?,
-                None => net::dial(host, port).await.map_err(failed)?,
+                Some(address) => self.network.dial(&address.ip().to_string(), address.port()).await.map_err(failed)?,
+                None => self.network.dial(host, port).await.map_err(failed)?,
             };
             let address = tcp.peer_addr().map_err(failed)?;
             let Some(tls) = &self.tls else {

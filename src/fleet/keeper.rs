@@ -55,14 +55,14 @@ impl Fleet {
     pub(crate) async fn run(&self, reader: &dyn LogReader) {
         let mut retry = SHORTEST_RETRY;
         for number in 1.. {
-            let opened = Link::open(&self.config, &self.keys, number).await;
-            let begun = self.clock.timer_now();
+            let opened = Link::open(&self.config, &self.keys, &self.machine, number).await;
+            let begun = self.machine.clock.timer_now();
             let result = match opened {
                 Ok(link) => self.use_link(Arc::new(link), reader).await,
                 Err(error) => error,
             };
             self.unlink(result.clone());
-            retry = if self.clock.timer_now() - begun >= GOOD_LINK {
+            retry = if self.machine.clock.timer_now() - begun >= GOOD_LINK {
                 SHORTEST_RETRY
             } else {
                 (2 * retry).min(LONGEST_RETRY)
@@ -72,7 +72,7 @@ impl Fleet {
                 _ => retry,
             };
             // Gateways that have lost the engine together do not come back together.
-            let jitter = self.random.u32().map_or(0, |random| random % 50);
+            let jitter = self.machine.random.u32().map_or(0, |random| random % 50);
             sleep(pause * (100 - jitter) / 100).await;
         }
     }
@@ -103,12 +103,12 @@ impl Fleet {
             Ok(incarnation) => incarnation,
             Err(error) => return error,
         };
-        self.notices.lock().tell_again(MAX_LIFETIME, self.clock.now());
+        self.notices.lock().tell_again(MAX_LIFETIME, self.machine.clock.now());
         if let Err(fault) = self.tell_all(&link).await {
             return during(TELLING)(fault);
         }
         self.position.lock().restart(incarnation);
-        let mut confirmed = Confirmed { opened: self.clock.now(), at: self.clock.now() };
+        let mut confirmed = Confirmed { opened: self.machine.clock.now(), at: self.machine.clock.now() };
         self.connect(Arc::clone(&link));
         let pause = (self.config.sync / POLLS_PER_SYNC).min(LONGEST_PAUSE);
         let mut due = Box::pin(sleep(pause));
@@ -153,7 +153,7 @@ impl Fleet {
     /// to say so itself. Returns when that was; without Sentinels, or if none of them answers, not.
     async fn confirm(&self, link: &Link) -> Result<Option<Instant>, Fault> {
         sleep(self.config.sync / 2).await;
-        let asked = self.clock.now();
+        let asked = self.machine.clock.now();
         match link.dialer.is_still_master(&link.node).await {
             Ok(true) => Ok(Some(asked)),
             Ok(false) => Err(Fault::NotMaster),
@@ -212,7 +212,7 @@ impl Fleet {
         let told = link_writes.send(&keys.tell(told)).await.and_then(|reply| read_told(&reply));
         full_is_fine(told.map(|(is_told, _)| is_told)).map_err(trying(TELLING))?;
         let order = Order { incarnation, number: 1 };
-        let ticket = Ticket { order, time: Duration::ZERO, drawn: self.clock.now(), connection: link.number };
+        let ticket = Ticket { order, time: Duration::ZERO, drawn: self.machine.clock.now(), connection: link.number };
         let (sealed, lifetime) = (Bytes::from_static(b"test"), Duration::from_millis(1));
         let record = NewRecord {
             place: SCRATCH.clone(),
@@ -244,7 +244,7 @@ impl Fleet {
     async fn poll(&self, link: &Link, reader: &dyn LogReader, confirmed: &Confirmed) -> Result<(), Fault> {
         self.renew_leases(link).await?;
         for _ in 0..MAX_BATCHES {
-            let (fresh, sent) = (self.next(), self.clock.now());
+            let (fresh, sent) = (self.next(), self.machine.clock.now());
             let commands = self.keys.poll(self.position.lock().from(), fresh);
             let replies = timeout(SILENT, link.look_ups.send_all(&commands)).await.unwrap_or(Err(Fault::Silent))?;
             let polled = match (PollReplies { fresh }).read(&replies) {
@@ -298,7 +298,7 @@ impl Fleet {
             (!position.has_read(), position.advance(polled)?)
         };
         for entry in &polled.entries {
-            let is_new = self.notices.lock().learn(entry, self.clock.now());
+            let is_new = self.notices.lock().learn(entry, self.machine.clock.now());
             let age = polled.time.saturating_sub(entry.told_at);
             if is_new && reader.told(entry.voids, &entry.sealed, age).is_err() {
                 // A hint of another release may be lost.
@@ -335,10 +335,10 @@ impl Fleet {
     }
 
     async fn try_look_up(&self, link: &Link) -> Result<(), Fault> {
-        let begun = self.clock.timer_now();
+        let begun = self.machine.clock.timer_now();
         let nothing = LookUp { places: std::slice::from_ref(&*SCRATCH), wants_records: true, lease: None };
         timeout(SILENT, self.ask(link, nothing, 0)).await.unwrap_or(Err(Fault::Silent))?;
-        let is_in_time = self.clock.timer_now() - begun <= self.config.budget;
+        let is_in_time = self.machine.clock.timer_now() - begun <= self.config.budget;
         let closes = link.breaker.lock().tried(is_in_time);
         if closes {
             self.report();

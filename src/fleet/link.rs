@@ -3,8 +3,8 @@
 
 use std::sync::atomic::AtomicBool;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::LinkError;
@@ -14,6 +14,7 @@ use super::connection::{Connection, SILENT};
 use super::dialer::{Dialer, shown_node};
 use super::tls;
 use crate::config::fleet::FleetConfig;
+use crate::machine::Machine;
 use crate::sync::Mutex;
 
 pub(super) struct Link {
@@ -37,10 +38,15 @@ impl Link {
     ///
     /// # Errors
     /// Why this failed, and for an operator what.
-    pub(super) async fn open(config: &FleetConfig, keys: &Keys, number: u64) -> Result<Self, LinkError> {
+    pub(super) async fn open(
+        config: &FleetConfig,
+        keys: &Keys,
+        machine: &Machine,
+        number: u64,
+    ) -> Result<Self, LinkError> {
         // Reading the files blocks, for long if their file system hangs.
         let read = config.clone();
-        let reading = spawn_blocking(move || {
+        let reading = machine.workers.run(&Handle::current(), move || {
             let files = read.read_files()?;
             let tls = read.engine.is_tls.then(|| tls::config(&files)).transpose()?;
             Ok((files.password, tls))
@@ -48,7 +54,7 @@ impl Link {
         let limit = || (Fault::Settings, "the files of [fleet] cannot be read within 500 ms".to_owned());
         let read: Result<_, String> = timeout(SILENT, reading).await.map_err(|_| limit())?.map_err(|_| limit())?;
         let (password, tls) = read.map_err(|error| (Fault::Settings, error))?;
-        let dialer = Dialer::new(config, password, tls, number);
+        let dialer = Dialer::new(config, machine.network.clone(), (password, tls), number);
         let node = dialer.find(keys).await?;
         let (look_ups, address) = dialer.dial(&node, None, true).await?;
         // A name could stand for another machine by now.

@@ -1,12 +1,13 @@
 //! What all gateways must know, and whether the engine has been told. Pure.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::commands::{LogEntry, hex};
 use crate::cache::second_tier::{Name, Notice, NoticeKind, Order, Place};
+use crate::random::HashMap;
 
 /// The most notices of each kind that are kept. With more, everything of the kind becomes void; hints are lost.
 const MAX_KEPT: usize = 4_096;
@@ -98,13 +99,13 @@ impl Notices {
             telling: VecDeque::new(),
             strangers: VecDeque::new(),
             hints: VecDeque::new(),
-            waiting: HashMap::new(),
-            known: HashMap::new(),
+            waiting: HashMap::default(),
+            known: HashMap::default(),
             is_incomplete: false,
             applied: Applied::default(),
             seen_hints: VecDeque::new(),
             serial: 0,
-            changed: HashMap::new(),
+            changed: HashMap::default(),
             changed_since: 0,
         }
     }

@@ -29,7 +29,7 @@ impl Fleet {
         let commands = self.keys.look_up(look_up, lease, fresh, max_record);
         let replies = link.look_ups.send_all(&commands).await?;
         let wanted = Wanted { look_up, lease, fresh, max_record };
-        let looked_up = LookedUp { as_of, ..wanted.read(replies, self.clock.now(), link.number)? };
+        let looked_up = LookedUp { as_of, ..wanted.read(replies, self.machine.clock.now(), link.number)? };
         if let Some(mut taking) = taking {
             taking.is_decided = true;
             if let LeaseState::Held(lease) = looked_up.lease {
@@ -122,9 +122,9 @@ impl Drop for Taking<'_> {
 impl SecondTier for Fleet {
     fn look_up<'a>(&'a self, look_up: LookUp<'a>) -> Pin<Box<dyn Future<Output = Option<LookedUp>> + Send + 'a>> {
         Box::pin(async move {
-            let begun = self.clock.timer_now();
+            let begun = self.machine.clock.timer_now();
             let (result, looked_up) = self.look_up_in_time(look_up).await;
-            self.watcher.looked_up(result, self.clock.timer_now() - begun);
+            self.watcher.looked_up(result, self.machine.clock.timer_now() - begun);
             looked_up
         })
     }

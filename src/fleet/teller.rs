@@ -41,7 +41,7 @@ impl Fleet {
         };
         let mut failed = None;
         for (notice, told) in batch.iter().zip(self.tell(link, &batch).await) {
-            self.notices.lock().end(told.as_ref().ok().map(|(_, order)| *order), self.clock.now());
+            self.notices.lock().end(told.as_ref().ok().map(|(_, order)| *order), self.machine.clock.now());
             let result = told.as_ref().map_or(TellResult::Failed, |(result, _)| *result);
             self.watcher.told(notice.notice.kind, result);
             failed = failed.or(told.err());

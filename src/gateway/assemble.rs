@@ -34,6 +34,7 @@ use crate::config::otlp::OtlpConfig;
 use crate::config::{Config, Mode, OnOutage, Settings, Size};
 use crate::fast_path::FastPath;
 use crate::fleet::Watcher;
+use crate::machine::Machine;
 use crate::random::Random;
 use crate::request::caller::Callers;
 use crate::request::digest::Digests;
@@ -73,16 +74,16 @@ impl Gateway {
     ///
     /// # Errors
     /// If `upstream.ca_file` is unusable or the system has no randomness.
-    pub fn new(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
-        Self::new_with(config, clock, None)
+    pub fn new(config: &Config, machine: impl Into<Machine>) -> io::Result<Arc<Self>> {
+        Self::new_with(config, machine.into(), None)
     }
 
     /// The same with a snapshot, if there is one.
-    pub(super) fn new_with(config: &Config, clock: Clock, snapshot: Option<Snapshot>) -> io::Result<Arc<Self>> {
-        let random = Random::System;
+    pub(super) fn new_with(config: &Config, machine: Machine, snapshot: Option<Snapshot>) -> io::Result<Arc<Self>> {
+        let Machine { clock, random, network, .. } = &machine;
         let (via, metrics) = (Via::new(random.u32()?), Metrics::new().map_err(io::Error::other)?);
         let client_config = upstream_setup::client_config(&config.settings)?;
-        let upstream = upstream_setup::client(config, &client_config, via.clone(), clock.clone(), &metrics)?;
+        let upstream = upstream_setup::client(config, &client_config, via.clone(), (clock.clone(), network), &metrics)?;
         let backends = Backends {
             upstream: Arc::new(upstream),
             client_config: Some(client_config),
@@ -90,7 +91,7 @@ impl Gateway {
             snapshot: snapshot.map(Arc::new),
             hints: None,
         };
-        Self::assemble(config, clock, random, via, metrics, backends)
+        Self::assemble(config, machine, via, metrics, backends)
     }
 
     /// A gateway with a simulated upstream, for tests.
@@ -180,18 +181,18 @@ impl Gateway {
     fn assemble_for_test(config: &Config, clock: Clock, random: Random, backends: Backends) -> io::Result<Arc<Self>> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
         let via = Via::new(random.u32()?);
-        Self::assemble(config, clock, random, via, metrics, backends)
+        Self::assemble(config, Machine { random, ..clock.into() }, via, metrics, backends)
     }
 
     fn assemble(
         config: &Config,
-        clock: Clock,
-        random: Random,
+        machine: Machine,
         via: Via,
         metrics: Arc<Metrics>,
         backends: Backends,
     ) -> io::Result<Arc<Self>> {
         let Backends { upstream, client_config, mut second_tier, snapshot, mut hints } = backends;
+        let Machine { clock, random, .. } = machine.clone();
         let settings = &config.settings;
         let digests = Digests::new(random.key("shown keys")?, random.key("shown callers")?);
         let (tracer, spans) =
@@ -214,7 +215,7 @@ impl Gateway {
         let sync = Arc::new(FleetSync::new(clock.now()));
         if let Some(config) = &config.fleet {
             let watcher = Arc::clone(&observer) as Arc<dyn Watcher>;
-            let joined = fleet_setup::join(config, Arc::clone(&sync), (clock.clone(), random.clone()), watcher)?;
+            let joined = fleet_setup::join(config, Arc::clone(&sync), machine.clone(), watcher)?;
             (fleet, second_tier, hints) = (Some(joined.fleet), Some(joined.tier), Some(joined.hints));
         }
         // It says which hints are this process's.
@@ -304,7 +305,7 @@ impl Gateway {
             snapshot,
             budget,
             clock,
-            random,
+            machine,
         });
         gateway.watch_staleness();
         gateway.watch_conditions();

@@ -11,9 +11,9 @@ use super::hint::HintSink;
 use super::tier::{LONGEST_LOOK_UP, Names, Tier};
 use crate::cache::fleet_sync::FleetSync;
 use crate::cache::second_tier::SecondTier;
-use crate::clock::Clock;
 use crate::config::fleet::FleetConfig;
 use crate::fleet::{self, Fault, Fleet, LinkError, Watcher};
+use crate::machine::Machine;
 use crate::random::Random;
 use crate::seal::Sealer;
 use crate::telemetry::events::{Event, NewEvent};
@@ -39,11 +39,11 @@ pub(super) struct Joined {
 pub(super) fn join(
     config: &FleetConfig,
     sync: Arc<FleetSync>,
-    system: (Clock, Random),
+    machine: Machine,
     watcher: Arc<dyn Watcher>,
 ) -> io::Result<Joined> {
-    let names = Names::new(config, &system.1)?;
-    let fleet = Arc::new(Fleet::new(config.clone(), names.clone().fleet_secret(), sync, system, watcher)?);
+    let names = Names::new(config, &machine.random)?;
+    let fleet = Arc::new(Fleet::new(config.clone(), names.clone().fleet_secret(), sync, machine, watcher)?);
     let (to_tell, sealing) = (Arc::clone(&fleet), names.clone());
     let hints: HintSink = Arc::new(move |hint| to_tell.tell(sealing.hint(hint)));
     let (time_limit, shares_grants) = (config.budget + SCHEDULING, config.shares_grants);
@@ -70,9 +70,9 @@ pub(super) fn gauges(fleet: &Fleet, now: Instant) -> FleetGauges {
 ///
 /// # Errors
 /// Why the engine cannot be used.
-pub(crate) async fn check_fleet(config: &FleetConfig, clock: Clock, random: Random) -> Result<String, LinkError> {
-    let names = Names::new(config, &random).map_err(|error| (Fault::Settings, error.to_string()))?;
-    fleet::check(config, names.fleet_secret(), clock, random).await
+pub(crate) async fn check_fleet(config: &FleetConfig, machine: Machine) -> Result<String, LinkError> {
+    let names = Names::new(config, &machine.random).map_err(|error| (Fault::Settings, error.to_string()))?;
+    fleet::check(config, names.fleet_secret(), machine).await
 }
 
 impl Gateway {

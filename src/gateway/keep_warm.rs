@@ -89,7 +89,7 @@ impl Gateway {
             if active.as_ref().is_none_or(|active| !Arc::ptr_eq(active, &in_force)) {
                 let requests = self.warm_requests(&in_force, &connection);
                 // Without randomness, the first try is made at once.
-                let random = || f64::from(self.random.u32().unwrap_or(0)) / f64::from(u32::MAX);
+                let random = || f64::from(self.machine.random.u32().unwrap_or(0)) / f64::from(u32::MAX);
                 schedule.set(requests, self.clock.now(), random);
                 active = Some(in_force);
             }
@@ -109,6 +109,7 @@ impl Gateway {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.fetcher.keep_warm_changes.notified() => {}
                 () = wait => {}
                 Some((key, request, result)) = calls.next() => {

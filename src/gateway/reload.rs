@@ -60,7 +60,7 @@ impl Gateway {
                     &config,
                     &wanted,
                     self.via.clone(),
-                    self.clock.clone(),
+                    (self.clock.clone(), &self.machine.network),
                     &self.observer.metrics,
                 )?;
                 (upstream, client_config) = (Arc::new(client), Some(wanted));
@@ -85,7 +85,7 @@ impl Gateway {
         }
         self.observer.metrics.start_operations(config.catalogue.operations());
         self.fetcher.set_quotas(&config.quotas);
-        let active = Arc::new(ActiveConfig::new(config, upstream, client_config, self.random.clone()));
+        let active = Arc::new(ActiveConfig::new(config, upstream, client_config, self.machine.random.clone()));
         *self.active.write() = Arc::clone(&active);
         self.fast_path.switch(active.settings.listen.fast_path);
         self.fetcher.key_breaker.keep_only(&active.keys);

@@ -46,7 +46,8 @@ impl Gateway {
         let due: Vec<_> = operations.iter().filter(is_due).cloned().collect();
         if !due.is_empty() {
             let store = Arc::clone(store);
-            runtime.spawn_blocking(move || due.iter().for_each(|operation| store.staleness().refresh(operation, now)));
+            let refresh = move || due.iter().for_each(|operation| store.staleness().refresh(operation, now));
+            drop(self.machine.workers.run(&runtime, refresh));
         }
     }
 

@@ -10,6 +10,7 @@ use crate::catalogue::{QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::config::read_file::{read_regular, shown_path};
 use crate::config::{Config, Settings, settings};
+use crate::net::Network;
 use crate::request::hop::Via;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sources::{QueueUsage, QuotaUsage};
@@ -65,7 +66,7 @@ pub(super) fn client(
     config: &Config,
     client_config: &UpstreamClientConfig,
     via: Via,
-    clock: Clock,
+    system: (Clock, &Network),
     metrics: &Metrics,
 ) -> io::Result<HttpClient> {
     HttpClient::new(
@@ -73,7 +74,7 @@ pub(super) fn client(
         config.proxy_config.clone(),
         client_config.limits,
         via,
-        clock,
+        system,
         metrics.retry_counter(),
     )
 }

@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 
 use super::protobuf::{find_bytes, find_number};
 use crate::config::otlp::{OtlpProtocol, OtlpUrl};
-use crate::net;
+use crate::net::Network;
 use crate::telemetry::outcome::ExportFault;
 
 /// A longer response is not read. A receiver answers with a few bytes.
@@ -54,6 +54,7 @@ impl ExportError {
 
 /// The receiver of one kind of data.
 pub(super) struct Receiver {
+    network: Network,
     url: OtlpUrl,
     protocol: OtlpProtocol,
     path: String,
@@ -83,6 +84,7 @@ impl Drop for Connection {
 impl Receiver {
     /// Does not connect. `method` is the method of gRPC.
     pub(super) fn new(
+        network: Network,
         url: OtlpUrl,
         (protocol, method): (OtlpProtocol, &str),
         headers: HeaderMap,
@@ -94,7 +96,7 @@ impl Receiver {
             OtlpProtocol::Http => url.path.clone(),
             OtlpProtocol::Grpc => method.to_owned(),
         };
-        Self { url, protocol, path, headers, limit, tls, connection: None }
+        Self { network, url, protocol, path, headers, limit, tls, connection: None }
     }
 
     /// Exports a message, and returns how many items of it the receiver has rejected.
@@ -157,7 +159,7 @@ impl Receiver {
     }
 
     async fn connect(&mut self) -> Result<&mut Sender, ExportError> {
-        let tcp = net::dial(self.url.host(), self.url.port()).await.map_err(ExportError::unreachable)?;
+        let tcp = self.network.dial(self.url.host(), self.url.port()).await.map_err(ExportError::unreachable)?;
         let connection = match self.tls.as_ref().filter(|_| self.url.is_tls) {
             Some(tls) => {
                 let name = ServerName::try_from(self.url.host().to_owned()).map_err(ExportError::unreachable)?;

@@ -19,6 +19,7 @@ use super::resource::Resource;
 use super::{metrics, tls_config, traces};
 use crate::clock::Clock;
 use crate::config::otlp::{OtlpConfig, OtlpUrl};
+use crate::machine::Machine;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::{ExportFault, Signal, SpanResult};
@@ -64,7 +65,7 @@ impl Exporter {
         spans: Option<mpsc::Receiver<Span>>,
         (listener, has_tls): (SocketAddr, bool),
         instance: String,
-        (metrics, clock): (Arc<Metrics>, Clock),
+        (metrics, machine): (Arc<Metrics>, &Machine),
         on_event: impl Fn(NewEvent<'static>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let tls = tls_config(config)?;
@@ -73,13 +74,20 @@ impl Exporter {
             config: Arc::new(config.clone()),
             resource: Arc::new(Resource::new(config, listener, has_tls, instance)),
             metrics,
-            clock,
+            clock: machine.clock.clone(),
             on_event: Arc::new(on_event),
             stop: stopped,
         };
         let exports = |signal, url: &OtlpUrl, method| {
             let OtlpConfig { protocol, headers, timeout, .. } = config;
-            let receiver = Receiver::new(url.clone(), (*protocol, method), headers.clone(), *timeout, tls.clone());
+            let receiver = Receiver::new(
+                machine.network.clone(),
+                url.clone(),
+                (*protocol, method),
+                headers.clone(),
+                *timeout,
+                tls.clone(),
+            );
             Exports::new(signal, receiver, shared.clone())
         };
         let mut tasks = Vec::new();
@@ -172,6 +180,7 @@ async fn export_spans(mut exports: Exports, mut queue: mpsc::Receiver<Span>) {
     let mut batch = Vec::new();
     while !exports.is_stopping() {
         tokio::select! {
+            biased;
             count = queue.recv_many(&mut batch, max) => if count == 0 { return },
             () = stopped(&mut stop) => break,
         }
@@ -179,6 +188,7 @@ async fn export_spans(mut exports: Exports, mut queue: mpsc::Receiver<Span>) {
         while batch.len() < max {
             let room = max - batch.len();
             tokio::select! {
+                biased;
                 count = queue.recv_many(&mut batch, room) => if count == 0 { break },
                 () = &mut delayed => break,
                 () = stopped(&mut stop) => break,
@@ -223,6 +233,7 @@ async fn export_batch(exports: &mut Exports, batch: &mut Vec<Span>) {
             return count(exports, SpanResult::Failed, spans);
         }
         tokio::select! {
+            biased;
             () = sleep(pause) => {}
             () = stopped(&mut stop) => {}
         }
@@ -235,6 +246,7 @@ async fn export_metrics(mut exports: Exports) {
     let mut stop = exports.shared.stop.clone();
     while !exports.is_stopping() {
         tokio::select! {
+            biased;
             () = sleep(exports.shared.config.metrics_interval) => {}
             () = stopped(&mut stop) => {}
         }

@@ -130,6 +130,7 @@ impl Accepting {
             connections_ended: None,
             drain: shutdown_control.draining(),
             shutdown: shutdown_control.shutdown(),
+            clock: clock.clone(),
         };
         let errors = AcceptErrors::new(listener, metrics);
         Self {

@@ -8,7 +8,7 @@ use super::StartError;
 use super::memory::BUFFERS;
 use crate::config::distinct;
 use crate::config::settings::ListenSettings;
-use crate::net;
+use crate::net::{self, Network};
 
 /// The names of the listeners. Inherited sockets without names are assigned in this order.
 pub const NAMES: [&str; 3] = ["proxy", "metrics", "admin"];
@@ -48,12 +48,16 @@ pub(super) struct ServerListener {
 }
 
 /// Opens the listeners in the order of [`NAMES`].
-pub(super) fn open(settings: &ListenSettings, inherited: Inherited) -> Result<[ServerListener; 3], StartError> {
+pub(super) fn open(
+    settings: &ListenSettings,
+    inherited: Inherited,
+    network: &Network,
+) -> Result<[ServerListener; 3], StartError> {
     let Inherited([proxy, metrics, admin]) = inherited;
     let listeners = [
-        open_one("listen.proxy", settings.proxy.0, proxy)?,
-        open_one("listen.metrics", settings.metrics.0, metrics)?,
-        open_one("listen.admin", settings.admin.0, admin)?,
+        open_one("listen.proxy", settings.proxy.0, proxy, network)?,
+        open_one("listen.metrics", settings.metrics.0, metrics, network)?,
+        open_one("listen.admin", settings.admin.0, admin, network)?,
     ];
     // If one socket were inherited for two listeners, each would get only a part of the connections.
     let addresses = NAMES.iter().zip(&listeners).map(|(name, listener)| (*name, listener.address));
@@ -66,12 +70,13 @@ fn open_one(
     setting: &'static str,
     address: SocketAddr,
     inherited: Option<std::net::TcpListener>,
+    network: &Network,
 ) -> Result<ServerListener, StartError> {
     let failed = |source| StartError::Listen { setting, address, source };
     let is_inherited = inherited.is_some();
     let socket = match inherited {
         Some(socket) => net::Listener::adopt(socket, BUFFERS),
-        None => net::Listener::bind(address, BUFFERS),
+        None => network.listen(address, BUFFERS),
     };
     let socket = socket.map_err(failed)?;
     let address = socket.local_addr().map_err(failed)?;
@@ -98,7 +103,7 @@ mod tests {
         let (metrics, mut inherited) = (listening("127.0.0.1:0"), Inherited::default());
         let address = metrics.local_addr().unwrap();
         inherited.add("metrics", metrics).unwrap();
-        let listeners = open(&settings(ANY_PORT), inherited).unwrap();
+        let listeners = open(&settings(ANY_PORT), inherited, &Network::System).unwrap();
         assert_eq!(listeners.each_ref().map(|listener| listener.is_inherited), [false, true, false]);
         assert_eq!(listeners[1].address, address);
     }
@@ -108,7 +113,7 @@ mod tests {
         let (proxy, mut inherited) = (listening("127.0.0.1:0"), Inherited::default());
         inherited.add("admin", proxy.try_clone().unwrap()).unwrap();
         inherited.add("proxy", proxy).unwrap();
-        let refused = open(&settings(ANY_PORT), inherited).err().unwrap().to_string();
+        let refused = open(&settings(ANY_PORT), inherited, &Network::System).err().unwrap().to_string();
         assert!(refused.starts_with("admin: ") && refused.ends_with("proxy listens there already"), "{refused}");
     }
 

@@ -55,8 +55,8 @@ use crate::certificate::NotAfter;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::machine::Machine;
 use crate::otlp::{self, Exporter};
-use crate::random::Random;
 use crate::request::peer::Peer;
 use crate::telemetry::history::SAMPLE_INTERVAL;
 use accept::{Accepting, ConnectionHandler};
@@ -137,17 +137,23 @@ impl Server {
     ///
     /// # Errors
     /// If an address cannot be listened on, if plaintext is not allowed there, or if a configured file is unusable.
-    pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
-        Self::start_on(Inherited::default(), config, clock).await
+    pub async fn start(config: &Config, machine: impl Into<Machine>) -> Result<Self, StartError> {
+        Self::start_on(Inherited::default(), config, machine).await
     }
 
     /// Like [`Self::start`], but uses inherited sockets where they exist.
     ///
     /// # Errors
     /// As [`Self::start`], and if an inherited socket has an address that its listener must not have.
-    pub async fn start_on(inherited: Inherited, config: &Config, clock: Clock) -> Result<Self, StartError> {
-        let gateway = Gateway::start(config, clock.clone()).await?;
-        let listeners = listeners::open(&config.settings.listen, inherited)?;
+    pub async fn start_on(
+        inherited: Inherited,
+        config: &Config,
+        machine: impl Into<Machine>,
+    ) -> Result<Self, StartError> {
+        let machine = machine.into();
+        let clock = machine.clock.clone();
+        let gateway = Gateway::start(config, machine.clone()).await?;
+        let listeners = listeners::open(&config.settings.listen, inherited, &machine.network)?;
         let inherited = NAMES.into_iter().zip(&listeners).filter(|(_, listener)| listener.is_inherited);
         let inherited = inherited.map(|(name, listener)| (name, listener.address)).collect();
         let [proxy, metrics, admin] = listeners;
@@ -250,7 +256,7 @@ impl Server {
         let keeping_warm = tokio::spawn(Arc::clone(&gateway).keep_warm());
         let keeping_snapshot = tokio::spawn(Arc::clone(&gateway).keep_snapshot());
         let keeping_fleet = tokio::spawn(Arc::clone(&gateway).keep_fleet());
-        let exporter = start_export(config, &gateway, proxy.address, clock)?;
+        let exporter = start_export(config, &gateway, proxy.address, &machine)?;
         let reloading = Arc::new(Reloading::new(Arc::clone(&gateway), client_limits, internal_limits, tls_state));
         let [proxy, metrics, admin] = addresses;
         Ok(Self {
@@ -350,7 +356,7 @@ fn start_export(
     config: &Config,
     gateway: &Arc<Gateway>,
     proxy: SocketAddr,
-    clock: Clock,
+    machine: &Machine,
 ) -> io::Result<Option<(Exporter, Charge)>> {
     let Some(configured) = &config.otlp else { return Ok(None) };
     let otlp = &configured.fitted(gateway.budget().limit());
@@ -360,11 +366,11 @@ fn start_export(
     }
     let spans = gateway.observer().take_spans();
     let memory = gateway.budget().charge(Purpose::Log, spans.as_ref().map_or(0, |_| otlp.span_memory()));
-    let instance = format!("{:08x}{:08x}", Random::System.u32()?, Random::System.u32()?);
+    let instance = format!("{:08x}{:08x}", machine.random.u32()?, machine.random.u32()?);
     let reporting = Arc::clone(gateway);
     let on_event = move |event| reporting.observer().record_event(event);
     let listener = (proxy, config.settings.listen.has_tls());
-    let parts = (Arc::clone(gateway.metrics()), clock);
+    let parts = (Arc::clone(gateway.metrics()), machine);
     Exporter::start(otlp, spans, listener, instance, parts, on_event).map(|exporter| Some((exporter, memory)))
 }
 

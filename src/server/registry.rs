@@ -4,7 +4,6 @@
 //! that connections hold. `shed.rs` chooses the connections. `serve.rs` closes them: it checks with
 //! [`OpenConnection::is_still_chosen`] that no request has arrived since, and then ends them as at a timeout.
 
-use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use super::activity::ConnectionActivity;
 use super::memory::CONNECTION;
 use super::shed::{Candidate, MinimumAge, ShedOrder};
 use crate::budget::{Account, Charge, Purpose, Shortage};
+use crate::random::HashMap;
 use crate::request::half_close::HalfClose;
 use crate::request::peer::Peer;
 use crate::sync::{Mutex, MutexGuard};

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::CONNECTION;
+use http::header::{CONNECTION, DATE, Entry};
 use http::{HeaderValue, Request};
+use httpdate::fmt_http_date;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -58,6 +59,8 @@ pub(super) struct Serving {
     pub(super) drain: watch::Receiver<bool>,
     /// The stage of the listener's shutdown.
     pub(super) shutdown: ListenerShutdown,
+    /// For `Date`.
+    pub(super) clock: Clock,
 }
 
 impl Serving {
@@ -175,12 +178,20 @@ impl Serving {
         }
         let activity = open.activity();
         let service = service_fn({
-            let (activity, shutdown) = (Arc::clone(activity), self.shutdown.clone());
+            let (activity, shutdown, clock) = (Arc::clone(activity), self.shutdown.clone(), self.clock.clone());
             let uploads = wire.uploads().filter(|_| is_http2);
             move |request: Request<Incoming>| {
-                let (exchange, shutdown) = (exchange(&activity, uploads.as_ref(), request, &handler), shutdown.clone());
+                let exchange = exchange(&activity, uploads.as_ref(), request, &handler);
+                let (shutdown, clock) = (shutdown.clone(), clock.clone());
                 async move {
                     let mut result = exchange.await;
+                    // Otherwise hyper adds it, by the machine's clock (RFC 9110 §6.6.1).
+                    if let Ok(response) = &mut result
+                        && let Entry::Vacant(date) = response.headers_mut().entry(DATE)
+                        && let Ok(now) = HeaderValue::try_from(fmt_http_date(clock.date()))
+                    {
+                        date.insert(now);
+                    }
                     if let Ok(response) = &mut result
                         && !is_http2
                         && shutdown.has_started()
@@ -245,6 +256,7 @@ impl Serving {
             let is_awaited = || if is_http2 { !activity.is_between_requests() } else { activity.is_in_head() };
             let answered = poll_fn(|_| if is_awaited() { Poll::Pending } else { Poll::Ready(()) });
             tokio::select! {
+                biased;
                 () = answered => {}
                 () = goaway.goaway_forced(), if is_http2 => {}
             }

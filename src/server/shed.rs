@@ -6,12 +6,12 @@
 //! is the one whose client has read nothing for the longest time. A connection with a request in progress is never
 //! chosen while its client reads.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::budget::ConnectionClass;
+use crate::random::HashMap;
 use crate::request::peer::Peer;
 
 /// What a connection is doing.
@@ -71,7 +71,7 @@ pub(super) struct ShedOrder {
 impl ShedOrder {
     pub(super) fn new(mut candidates: Vec<Candidate>, minimum: MinimumAge, now: Instant) -> Self {
         candidates.sort_by_key(|candidate| (candidate.activity.since(), candidate.id));
-        let (mut by_peer, by_class) = (HashMap::new(), weigh(candidates.iter()));
+        let (mut by_peer, by_class) = (HashMap::default(), weigh(candidates.iter()));
         for candidate in &candidates {
             if let Some(peer) = candidate.peer {
                 *by_peer.entry(peer).or_default() += candidate.weight;

@@ -165,6 +165,7 @@ impl ServedConnection {
             connections_ended: Some(connections_ended.clone()),
             drain: shutdown_control.draining(),
             shutdown: shutdown_control.shutdown(),
+            clock: Clock::System,
         };
         let registry = Registry::new(MINIMUM);
         let open = registry.add(OpenConnection::new(Account::open(&Budget::new(1 << 20), None), Arc::default()));

@@ -43,18 +43,17 @@ use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 
 use crate::catalogue::{Catalogue, Origin, Service};
 use crate::clock::Clock;
-use crate::random::Random;
+use crate::machine::Machine;
 use crate::request::id::RequestIds;
 use crate::sync::{Mutex, MutexGuard};
 use behaviour::{Barrier, Behaviour};
 pub use changes::{ChangeUnit, Changes, History};
 pub use keys::IssuedKey;
 use keys::Keys;
-use listeners::Listeners;
+use listeners::{Listeners, Place};
 use log::RequestLog;
 pub(crate) use log::{EndedRequest, RecordedRequest};
 pub use quotas::{
@@ -85,12 +84,7 @@ impl Simulator {
     /// # Errors
     /// When no port is free, or there is no randomness for tokens.
     pub async fn start() -> io::Result<Self> {
-        let workspace = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let appstream = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let simulator = Self::new(origin(&workspace)?, origin(&appstream)?)?;
-        simulator.shared.listeners.listen(&simulator.shared.state, Some(Service::Workspace), workspace)?;
-        simulator.shared.listeners.listen(&simulator.shared.state, Some(Service::AppStream), appstream)?;
-        Ok(simulator)
+        Self::start_at([SocketAddr::from(([127, 0, 0, 1], 0)); 2], &Clock::System.into())
     }
 
     /// Starts both services on this address.
@@ -98,31 +92,47 @@ impl Simulator {
     /// # Errors
     /// When the address is in use or not of this machine, or there is no randomness for tokens.
     pub async fn start_on(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let simulator = Self::new(origin(&listener)?, origin(&listener)?)?;
-        simulator.shared.listeners.listen(&simulator.shared.state, None, listener)?;
+        let machine = Machine::from(Clock::System);
+        let place = Place::new(address, &machine.network)?;
+        let simulator = Self::new(origin(&place)?, origin(&place)?, &machine)?;
+        simulator.shared.listeners.listen(&simulator.shared.state, None, place)?;
         Ok(simulator)
     }
 
-    fn new(workspace: Origin, appstream: Origin) -> io::Result<Self> {
+    /// Starts both services on this machine, each at its address.
+    ///
+    /// # Errors
+    /// When an address is in use or not of this machine, or there is no randomness for tokens.
+    pub fn start_at(addresses: [SocketAddr; 2], machine: &Machine) -> io::Result<Self> {
+        let [workspace, appstream] = addresses.map(|address| Place::new(address, &machine.network));
+        let places = [workspace?, appstream?];
+        let simulator = Self::new(origin(&places[0])?, origin(&places[1])?, machine)?;
+        for (service, place) in [Service::Workspace, Service::AppStream].into_iter().zip(places) {
+            simulator.shared.listeners.listen(&simulator.shared.state, Some(service), place)?;
+        }
+        Ok(simulator)
+    }
+
+    fn new(workspace: Origin, appstream: Origin, machine: &Machine) -> io::Result<Self> {
+        let random = &machine.random;
         let mut catalogue = Catalogue::new(workspace, appstream, Vec::new());
         more_lists::add_to(&mut catalogue)?;
         let state = Arc::new(SimulatorState {
             catalogue,
             behaviour: Mutex::default(),
-            tokens: Mutex::new(Tokens::new(Random::System.key("tokens")?)),
-            keys: Mutex::new(Keys::new(Random::System.key("access keys")?)),
-            clock: Mutex::default(),
+            tokens: Mutex::new(Tokens::new(random.key("tokens")?)),
+            keys: Mutex::new(Keys::new(random.key("access keys")?)),
+            clock: Mutex::new(machine.clock.clone()),
             history: Mutex::default(),
             enforcement: Mutex::default(),
             log: RequestLog::default(),
             ended: RequestLog::default(),
-            ids: RequestIds::new(Random::System.key("request ids")?),
+            ids: RequestIds::new(random.key("request ids")?),
         });
-        Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::default() }) })
+        Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::new(machine.network.clone()) }) })
     }
 
-    /// Closes the listeners and their connections. Later connections are refused.
+    /// Closes the connections. Later ones are refused, and no other socket gets the addresses.
     pub async fn shut_down(&self) {
         self.shared.listeners.shut_down().await;
     }
@@ -130,7 +140,7 @@ impl Simulator {
     /// Listens on the same addresses again after [`shut_down`](Self::shut_down).
     ///
     /// # Errors
-    /// When an address could not be reserved, or the services are running.
+    /// When the services are running or, on systems other than Linux, when an address is in use.
     pub fn restart(&self) -> io::Result<()> {
         self.shared.listeners.restart(&self.shared.state)
     }
@@ -421,7 +431,7 @@ impl Simulator {
     }
 }
 
-fn origin(listener: &TcpListener) -> io::Result<Origin> {
-    let authority = Authority::try_from(listener.local_addr()?.to_string()).map_err(io::Error::other)?;
+fn origin(place: &Place) -> io::Result<Origin> {
+    let authority = Authority::try_from(place.address()?.to_string()).map_err(io::Error::other)?;
     Ok(Origin::new(Scheme::HTTP, authority))
 }

@@ -7,17 +7,19 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, ETAG, Entry, IF_NONE_MATCH, RETRY_AFTER, SERVER, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_TYPE, DATE, ETAG, Entry, IF_NONE_MATCH, RETRY_AFTER, SERVER, TRANSFER_ENCODING,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Collected, Full, Limited};
+use httpdate::fmt_http_date;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::behaviour::{Behaviour, Forced};
@@ -31,6 +33,7 @@ use super::more_lists;
 use super::tokens::{Bearer, Tokens};
 use crate::catalogue::{Catalogue, Operation, Service};
 use crate::clock::Clock;
+use crate::net::Listener;
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::has_token;
 use crate::request::id::RequestIds;
@@ -75,14 +78,14 @@ impl SimulatorState {
 }
 
 /// Accepts connections until dropped, which closes them all.
-pub(super) async fn listen(state: Arc<SimulatorState>, service: Option<Service>, listener: TcpListener) {
+pub(super) async fn listen(state: Arc<SimulatorState>, service: Option<Service>, listener: Listener) {
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Without it, small responses wait for the peer's delayed acknowledgement. If it fails, the first read
                 // fails, too.
-                let _ = stream.set_nodelay(true);
+                let _ = stream.set_nodelay();
                 connections.spawn(serve(Arc::clone(&state), service, stream));
             }
             // Probably no file descriptor is free: wait until a connection has ended.
@@ -158,6 +161,8 @@ async fn handle(
     let request_id = state.ids.next();
     let mut response = result.unwrap_or_else(|refusal| refuse(&refusal, request_id.as_str()));
     response.headers_mut().extend(limits);
+    let date = HeaderValue::try_from(fmt_http_date(state.date())).map_err(io::Error::other)?;
+    response.headers_mut().insert(DATE, date);
     add_headers(state, &mut response, request_id.as_str());
     progress.status = Some(response.status());
     Ok(response)

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use std::sync::Arc;
 
 /// An empty folder that is removed in the end, and a snapshot in it.
 struct Folder(PathBuf);
@@ -19,9 +20,9 @@ impl Folder {
     }
 
     /// As a new process sees it.
-    fn process(&self) -> (SnapshotFile, Sealer) {
+    fn process(&self) -> (SnapshotFile, Arc<Sealer>) {
         let file = SnapshotFile::new(&self.path(), Random::System).unwrap();
-        let sealer = Sealer::new(&file.secret().unwrap(), &[], &Random::System).unwrap();
+        let sealer = Arc::new(Sealer::new(&file.secret().unwrap(), &[], &Random::System).unwrap());
         file.claim().unwrap();
         (file, sealer)
     }
@@ -33,14 +34,14 @@ impl Drop for Folder {
     }
 }
 
-fn write((file, sealer): &(SnapshotFile, Sealer), records: &[&str]) -> bool {
+fn write((file, sealer): &(SnapshotFile, Arc<Sealer>), records: &[&str]) -> bool {
     let Some(mut writer) = file.write(sealer).unwrap() else { return false };
     records.iter().for_each(|record| writer.add(record.as_bytes()).unwrap());
     writer.finish(|| true).unwrap()
 }
 
 /// The records, and why the next one cannot be read.
-fn read((file, sealer): &(SnapshotFile, Sealer)) -> (Vec<String>, Option<Unreadable>) {
+fn read((file, sealer): &(SnapshotFile, Arc<Sealer>)) -> (Vec<String>, Option<Unreadable>) {
     let mut records = Vec::new();
     for record in file.read(sealer, 100).unwrap().into_iter().flatten() {
         match record {
@@ -166,7 +167,7 @@ fn a_secret_that_others_may_read_is_refused_and_links_are_not_followed() {
         std::os::unix::fs::symlink(&other, folder.0.join(name)).unwrap();
     }
     assert!(file.secret().is_err() && file.claim().is_err());
-    let sealer = Sealer::new(&[1; 32], &[], &Random::System).unwrap();
+    let sealer = Arc::new(Sealer::new(&[1; 32], &[], &Random::System).unwrap());
     assert!(!matches!(file.write(&sealer), Ok(Some(_))) && file.read(&sealer, 100).is_err());
     fs::remove_file(folder.0.join("snapshot.owner")).unwrap();
     assert!(write(&(file, sealer), &["a"]), "a link in place of a new file is replaced");

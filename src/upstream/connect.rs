@@ -20,7 +20,7 @@ use super::resolve::{ResolveProgress, Resolver};
 use super::stall_limit::StallLimit;
 use super::trust::{Authorities, tls};
 use super::tunnel::HostConnector;
-use crate::net::{self, Buffers};
+use crate::net::{Buffers, Network};
 use crate::proxy_config::ProxyConfig;
 use crate::stream::BoxError;
 
@@ -44,9 +44,10 @@ impl OriginConnector {
         named: Option<Authorities<'_>>,
         (limit, idle): (Duration, Duration),
         proxy_config: ProxyConfig,
+        network: &Network,
     ) -> io::Result<Self> {
         let tls = tls(named)?;
-        let tcp = net::connector(Resolver::new(), limit, BUFFERS);
+        let tcp = network.connector(Resolver::new(), limit, BUFFERS);
         // Only HTTP/1.1: one response per connection, so that one stream cannot block another one.
         let https = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
         let hosts = HostConnector::new(tcp.clone(), https().wrap_connector(tcp), proxy_config);

@@ -19,6 +19,7 @@ pub(super) async fn with_idle_limit<F: Future>(future: F, progress: &Notify, lim
     let mut future = pin!(future);
     loop {
         tokio::select! {
+            biased;
             output = &mut future => return Some(output),
             () = progress.notified() => {}
             () = sleep(limit) => return None,

@@ -22,7 +22,6 @@
 mod key_state;
 mod refusals;
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,6 +34,7 @@ pub(crate) use self::key_state::{KeyChange, KeyNews, Suspended};
 pub(crate) use self::refusals::ProcessId;
 use crate::catalogue::{Service, error_code};
 use crate::clock::Clock;
+use crate::random::HashMap;
 use crate::signing::AccessKey;
 use crate::signing::ring::KeyRing;
 use crate::sync::{Mutex, MutexGuard};

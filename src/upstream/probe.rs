@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper_rustls::MaybeHttpsStream;
+use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 use tower_service::Service as _;
@@ -18,7 +19,7 @@ use super::resolve::Resolver;
 use super::trust::Authorities;
 use crate::catalogue::Origin;
 use crate::certificate::Certificate;
-use crate::net;
+use crate::net::{self, Network};
 use crate::proxy_config::{ProxyConfig, ProxyRoute};
 
 /// How long the probe waits for an alert or the end of the connection after the handshake. A TLS 1.3 server demands a
@@ -45,7 +46,11 @@ impl Probe {
     /// # Errors
     /// If `upstream.ca_file` contains no usable certificates.
     pub(crate) fn new(named: Option<Authorities<'_>>, limit: Duration, proxy_config: ProxyConfig) -> io::Result<Self> {
-        Ok(Self { connector: OriginConnector::new(named, (limit, limit), proxy_config.clone())?, limit, proxy_config })
+        Ok(Self {
+            connector: OriginConnector::new(named, (limit, limit), proxy_config.clone(), &Network::System)?,
+            limit,
+            proxy_config,
+        })
     }
 
     /// Probes an upstream. Takes at most twice the timeout plus 1 s.
@@ -108,7 +113,7 @@ impl Probe {
 }
 
 /// Says to which address the socket is connected.
-fn connected(stream: &MaybeHttpsStream<net::Stream>, through: &str) -> String {
+fn connected(stream: &MaybeHttpsStream<TokioIo<net::Stream>>, through: &str) -> String {
     let tcp = match stream {
         MaybeHttpsStream::Http(stream) => stream.inner(),
         MaybeHttpsStream::Https(stream) => stream.inner().get_ref().0.inner().inner(),

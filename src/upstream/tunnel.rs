@@ -33,7 +33,7 @@ const MAX_HEAD_SIZE: usize = 16 * 1024;
 const MAX_FIELDS: usize = 100;
 
 /// A stream to a host. The connection to a proxy may use TLS.
-type TunnelStream = MaybeHttpsStream<net::Stream>;
+type TunnelStream = MaybeHttpsStream<TokioIo<net::Stream>>;
 
 /// Connects to hosts, directly or through the proxy that is configured for them.
 #[derive(Clone)]
@@ -68,7 +68,7 @@ impl Service<Uri> for HostConnector {
     type Future = Pin<Box<dyn Future<Output = Result<TunnelStream, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.direct.poll_ready(context).map_err(BoxError::from)
+        self.direct.poll_ready(context)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {

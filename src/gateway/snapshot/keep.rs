@@ -11,18 +11,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{RestoredCounts, Restorer, Snapshot};
 use crate::cache::record;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::observer::Observer;
-use crate::random::Random;
-use crate::seal::Unreadable;
+use crate::machine::Machine;
+use crate::sync::Workers;
 use crate::telemetry::events::{Event, NewEvent};
 use crate::telemetry::outcome::SnapshotResult;
 
@@ -30,6 +29,8 @@ use crate::telemetry::outcome::SnapshotResult;
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 /// The time between two snapshots if nothing was removed.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// How many bytes of records are read at a time.
+const BATCH: usize = 256 * 1024;
 /// How long the start, and the end, of the process wait for the file system.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
@@ -64,19 +65,20 @@ impl Gateway {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub async fn start(config: &Config, clock: Clock) -> io::Result<Arc<Self>> {
-        let settings = config.clone();
-        let mut opening = spawn_blocking(move || Snapshot::open(&settings, &Random::System));
+    pub async fn start(config: &Config, machine: impl Into<Machine>) -> io::Result<Arc<Self>> {
+        let (settings, machine) = (config.clone(), machine.into());
+        let (workers, random) = (machine.workers, machine.random.clone());
+        let mut opening = workers.run(&Handle::current(), move || Snapshot::open(&settings, &random));
         let (snapshot, failure) = match limited(&mut opening).await {
             Ok(snapshot) => (snapshot, None),
             Err(error) => {
                 if error.kind() == io::ErrorKind::TimedOut {
-                    tokio::spawn(remove_when_opened(opening));
+                    tokio::spawn(remove_when_opened(opening, workers));
                 }
                 (None, Some(error))
             }
         };
-        let gateway = Self::new_with(config, clock, snapshot)?;
+        let gateway = Self::new_with(config, machine, snapshot)?;
         if let Some(error) = failure {
             gateway.observer.snapshot_failed("this process neither reads nor writes a snapshot", &error);
         }
@@ -105,30 +107,33 @@ impl Gateway {
             restored: RestoredCounts::default(),
         };
         let max_record = active.settings.cache.max_body_size.bytes().saturating_add(2 * record::MAX_HEAD);
-        let (sender, mut receiver) = mpsc::channel(1);
-        let mut reading = spawn_blocking({
-            let snapshot = Arc::clone(snapshot);
-            move || snapshot.send_records(max_record, &sender)
-        });
+        let (workers, runtime) = (self.machine.workers, Handle::current());
         let restoring = async {
-            while let Some(record) = receiver.recv().await {
-                match record {
-                    // What is not usable any more is a miss.
-                    Ok(record) => drop(restorer.add(&record)),
-                    Err(reason) => {
-                        restorer.is_complete = false;
-                        self.observer.metrics.unreadable_record(reason);
-                        let why = format!("a record cannot be read: {}", reason.describe());
-                        let what = "a record of the snapshot cannot be read, so it and the later ones are not used";
-                        self.observer.snapshot_failed(what, &why);
+            let opened = Arc::clone(snapshot);
+            let opening = workers.run(&runtime, move || opened.file.read(&opened.sealer, max_record));
+            let mut reader = opening.await.map_err(io::Error::other).flatten()?;
+            while let Some(mut of_file) = reader.take() {
+                let reading = workers.run(&runtime, move || of_file.next_batch(BATCH).map(|batch| (of_file, batch)));
+                let Some((of_file, batch)) = reading.await.map_err(io::Error::other)? else { break };
+                reader = Some(of_file);
+                for record in batch {
+                    match record {
+                        // What is not usable any more is a miss.
+                        Ok(record) => drop(restorer.add(&record)),
+                        Err(reason) => {
+                            restorer.is_complete = false;
+                            self.observer.metrics.unreadable_record(reason);
+                            let why = format!("a record cannot be read: {}", reason.describe());
+                            let what = "a record of the snapshot cannot be read, so it and the later ones are not used";
+                            self.observer.snapshot_failed(what, &why);
+                        }
                     }
                 }
             }
+            Ok::<_, io::Error>(())
         };
-        let is_complete = timeout(TIME_LIMIT, restoring).await.is_ok();
         // If the file system hangs, the thread ends when it does not hang any more.
-        drop(receiver);
-        let result = if is_complete { limited(&mut reading).await } else { Err(io::ErrorKind::TimedOut.into()) };
+        let result = timeout(TIME_LIMIT, restoring).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let was_read = result.is_ok();
         if let Err(error) = result {
             self.observer.snapshot_failed("the snapshot cannot be read", &error);
@@ -146,7 +151,7 @@ impl Gateway {
         let (mut is_writing, mut is_removing, mut is_hanging) = (false, false, false);
         let mut next_removal: Option<Instant> = None;
         let mut written_changes = 0;
-        tasks.spawn_blocking({
+        self.machine.workers.run_in(&mut tasks, {
             let snapshot = Arc::clone(&snapshot);
             move || Done::Claimed(snapshot.claim())
         });
@@ -157,9 +162,10 @@ impl Gateway {
             if !is_removing && next_removal.is_some_and(|at| at <= now) {
                 (next_removal, is_removing) = (None, true);
                 let (gateway, snapshot) = (Arc::clone(&self), Arc::clone(&snapshot));
-                tasks.spawn_blocking(move || Done::Removed(snapshot.remove(&gateway.memory)));
+                self.machine.workers.run_in(&mut tasks, move || Done::Removed(snapshot.remove(&gateway.memory)));
             }
             tokio::select! {
+                biased;
                 () = self.memory.revocations.changed() => {
                     next_removal = Some(self.clock.timer_now());
                     next_write = last_write + SHORTEST_INTERVAL;
@@ -176,7 +182,8 @@ impl Gateway {
                     if changes != written_changes {
                         (written_changes, is_writing) = (changes, true);
                         let (gateway, snapshot) = (Arc::clone(&self), Arc::clone(&snapshot));
-                        tasks.spawn_blocking(move || Done::Wrote(snapshot.write(&gateway.memory, &gateway.clock)));
+                        let write = move || Done::Wrote(snapshot.write(&gateway.memory, &gateway.clock));
+                        self.machine.workers.run_in(&mut tasks, write);
                     }
                 }
                 Some(done) = tasks.join_next() => match done {
@@ -212,7 +219,7 @@ impl Gateway {
     pub async fn end_snapshot(self: &Arc<Self>) {
         let Some(snapshot) = self.snapshot.clone() else { return };
         let gateway = Arc::clone(self);
-        let mut writing = spawn_blocking(move || {
+        let mut writing = self.machine.workers.run(&Handle::current(), move || {
             let result = snapshot.write(&gateway.memory, &gateway.clock);
             // What was revoked must not remain, in whichever file.
             snapshot.remove(&gateway.memory).and(result)
@@ -230,22 +237,9 @@ async fn limited<T>(work: &mut JoinHandle<io::Result<T>>) -> io::Result<T> {
 }
 
 /// Removes the snapshot of an earlier process as soon as that is possible, because this process does not keep it up to date.
-async fn remove_when_opened(opening: JoinHandle<io::Result<Option<Snapshot>>>) {
+async fn remove_when_opened(opening: JoinHandle<io::Result<Option<Snapshot>>>, workers: Workers) {
     if let Ok(Ok(Some(snapshot))) = opening.await {
         // It was reported that there is no snapshot.
-        drop(spawn_blocking(move || snapshot.file.remove()).await);
-    }
-}
-
-impl Snapshot {
-    /// Reads all records, until the receiver is dropped.
-    fn send_records(&self, max_record: usize, sender: &mpsc::Sender<Result<Vec<u8>, Unreadable>>) -> io::Result<()> {
-        for record in self.file.read(&self.sealer, max_record)?.into_iter().flatten() {
-            let is_last = record.is_err();
-            if sender.blocking_send(record).is_err() || is_last {
-                break;
-            }
-        }
-        Ok(())
+        drop(workers.run(&Handle::current(), move || snapshot.file.remove()).await);
     }
 }

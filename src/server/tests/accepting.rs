@@ -10,7 +10,7 @@ use super::super::memory::BUFFERS;
 use super::*;
 use crate::budget::{Account, Budget, ConnectionClass};
 use crate::clock::ManualClock;
-use crate::net::Listener;
+use crate::net::Network;
 use crate::request::peer::Peer;
 use crate::sync::Mutex;
 use crate::telemetry::metrics::Metrics;
@@ -43,7 +43,7 @@ fn peer_of(address: IpAddr) -> Option<Peer> {
 
 impl TestListener {
     async fn for_connections(most: usize) -> Self {
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), BUFFERS).unwrap();
+        let listener = Network::System.listen(([127, 0, 0, 1], 0).into(), BUFFERS).unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, shutdown_requested) = watch::channel(false);
         let timeouts = ConnectionTimeouts { head: Duration::from_secs(100), ..TIMEOUTS };

@@ -30,6 +30,7 @@ impl Gate {
                 }
             };
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = free => {}
             }

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::{env, process};
 
 use libfuzzer_sys::fuzz_target;
@@ -25,7 +25,7 @@ struct Snapshot {
     file: SnapshotFile,
     /// The contents of the file.
     bytes: File,
-    sealer: Sealer,
+    sealer: Arc<Sealer>,
     records: Vec<Vec<u8>>,
     valid: Vec<u8>,
 }
@@ -35,7 +35,7 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
     fs::create_dir_all(&folder).unwrap();
     let path = folder.join("snapshot");
     let file = SnapshotFile::new(&path, Random::System).unwrap();
-    let sealer = Sealer::new(&[1; 32], &[], &Random::System).unwrap();
+    let sealer = Arc::new(Sealer::new(&[1; 32], &[], &Random::System).unwrap());
     let records = record_reader().snapshot_records().unwrap();
     let mut writer = file.write(&sealer).unwrap().unwrap();
     records.iter().for_each(|record| writer.add(record).unwrap());

@@ -1,0 +1,216 @@
+//! One seed, from its first request until nothing is in use.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use workspace_gateway::testing::catalogue::Service;
+use workspace_gateway::testing::clock::{Clock, ManualClock};
+use workspace_gateway::testing::machine::Machine;
+use workspace_gateway::testing::random::Random;
+use workspace_gateway::testing::simulator::Simulator;
+use workspace_gateway::testing::sync::Workers;
+
+use super::client::Client;
+use super::endpoint::Endpoint;
+use super::engine::EngineHost;
+use super::faults::Faults;
+use super::judge::Judge;
+use super::metrics::sum_of;
+use super::net::SimulatedNet;
+use super::process::{BEGIN, Process};
+use super::report::Report;
+use super::settings::LIFETIMES;
+use super::world::{Journal, World};
+use super::{lock, network, upstream_faults};
+
+const CLIENTS: usize = 14;
+/// After this time without requests, nothing may be in use.
+const QUIET: Duration = Duration::from_secs(300);
+/// Metrics of what must not be in use then.
+const IN_USE: [&str; 5] =
+    ["connections", "requests_in_flight", "coalesced_waiters", "upstream_requests_in_flight", "private_scopes"];
+
+pub(crate) struct Run {
+    pub(crate) seed: u64,
+    pub(crate) span: Duration,
+    /// Whether all kinds of responses are printed.
+    pub(crate) lists: bool,
+    /// Where all that arrives is written.
+    pub(crate) trace: Option<PathBuf>,
+}
+
+pub(crate) struct RunResult {
+    pub(crate) wrongs: usize,
+    /// Of all that has arrived, with its times.
+    pub(crate) digest: blake3::Hash,
+}
+
+fn host(network: u8, number: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, network, number).into()
+}
+
+impl Run {
+    pub(crate) fn run(self) -> RunResult {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        #[cfg(tokio_unstable)]
+        runtime.rng_seed(tokio::runtime::RngSeed::from_bytes(&self.seed.to_le_bytes()));
+        let runtime = runtime.enable_time().start_paused(true).build().expect("a runtime");
+        let result = runtime.block_on(self.simulate());
+        let tasks = runtime.metrics().num_alive_tasks();
+        let wrongs = result.wrongs + usize::from(tasks > 0);
+        if tasks > 0 {
+            println!("WRONG: {tasks} tasks have not ended");
+        }
+        RunResult { wrongs, ..result }
+    }
+
+    fn dice(&self, part: u64) -> SmallRng {
+        SmallRng::seed_from_u64(self.seed ^ (part << 32))
+    }
+
+    async fn simulate(&self) -> RunResult {
+        let net = SimulatedNet::new(self.seed, self.trace.as_deref());
+        network::begin(&net);
+        let upstream = host(1, 1);
+        let machine = Machine {
+            clock: Clock::Manual(ManualClock::running_from(SystemTime::UNIX_EPOCH + BEGIN, [0; 16])),
+            random: Random::seeded([0; 32]),
+            network: net.of(upstream),
+            workers: Workers::Inline,
+        };
+        let addresses = [80, 81].map(|port| SocketAddr::new(upstream, port));
+        let simulator = Simulator::start_at(addresses, &machine).expect("free addresses");
+        let urls = [Service::Workspace, Service::AppStream].map(|service| simulator.url(service));
+        let world = Arc::new(World::new(simulator));
+
+        let (mut processes, mut endpoints) = (Vec::new(), Vec::new());
+        let mut dice = self.dice(1);
+        let count = dice.random_range(1..=3);
+        let engine = (count > 1).then(|| EngineHost::start(&net, host(2, 1), self.seed));
+        let address = engine.as_ref().map(EngineHost::address);
+        let folder = Folder::new(self.seed);
+        for number in 1..=count {
+            let folder = dice.random_ratio(2, 3).then(|| folder.of(number));
+            let mut process = Process::new(&net, host(3, number), &urls, address.clone(), folder, self.seed);
+            let (address, gateway) = process.start().await;
+            endpoints.push(Endpoint::new(address, Some(gateway)));
+            processes.push(process);
+        }
+        let gateways: Arc<[Endpoint]> = endpoints.into();
+        let journal = Arc::new(Mutex::new(Journal::new(&world, gateways.len(), Clock::System.now())));
+        let mut judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, LIFETIMES);
+        if engine.is_some() {
+            judge.expect_lost_entries();
+        }
+        let judge = Arc::new(Mutex::new((judge, Report::default())));
+
+        let (stop, stopped) = watch::channel(false);
+        let of_upstream = upstream_faults::inject(Arc::clone(&world), Arc::clone(&journal), self.seed, stopped.clone());
+        let of_upstream = tokio::spawn(of_upstream);
+        let mut clients = JoinSet::new();
+        for number in 0..CLIENTS {
+            let dice = SmallRng::seed_from_u64(self.seed << 16 | number as u64);
+            let client = Client::new(number, Arc::clone(&world), &gateways, dice);
+            clients.spawn(run_client(client, Arc::clone(&judge), net.clone(), stopped.clone()));
+        }
+        let faults = Faults {
+            net: net.clone(),
+            upstream,
+            clients: CLIENTS,
+            gateways: Arc::clone(&gateways),
+            judge: Arc::clone(&judge),
+            journal: Arc::clone(&journal),
+            processes,
+            engine,
+            counts: Vec::new(),
+        };
+        let faults = faults.inject(self.dice(2), Clock::System.now() + self.span).await;
+        stop.send_replace(true);
+        while let Some(ended) = clients.join_next().await {
+            ended.expect("no client panics");
+        }
+        of_upstream.await.expect("no panic");
+
+        tokio::time::sleep(QUIET).await;
+        let mut wrongs = Vec::new();
+        for (number, process) in faults.processes.iter().enumerate() {
+            let page = process.gateway().metrics().encode().expect("metrics");
+            for name in IN_USE {
+                let left = sum_of::<u64>(&page, &format!("workspace_gateway_{name}"));
+                if left > 0 {
+                    wrongs.push(format!("{left} {name} of gateway {number} are in use at the end"));
+                }
+            }
+        }
+        for process in faults.processes {
+            process.end().await;
+        }
+        if let Some(engine) = faults.engine {
+            wrongs.extend(engine.end().await.into_iter().map(|what| format!("the engine does not know {what}")));
+        }
+        world.simulator.shut_down().await;
+        let report = &mut lock(&judge).1;
+        wrongs.into_iter().for_each(|wrong| report.wrong(wrong));
+        let conditions = lock(&journal).condition.all().count() / 2;
+        println!(
+            "seed {}: {} gateways, {} responses, {} faults of upstream and {} others, {} violations, {}",
+            self.seed,
+            gateways.len(),
+            report.responses(),
+            conditions,
+            faults.counts.len(),
+            report.wrongs,
+            net.digest().to_hex(),
+        );
+        if self.lists || report.wrongs > 0 {
+            let mut counts = BTreeMap::<_, usize>::new();
+            faults.counts.iter().for_each(|fault| *counts.entry(*fault).or_default() += 1);
+            counts.iter().for_each(|(fault, count)| println!("{count} × {fault}"));
+            report.print();
+        }
+        RunResult { wrongs: report.wrongs, digest: net.digest() }
+    }
+}
+
+/// Where the snapshots of a run are.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(seed: u64) -> Self {
+        Self(std::env::temp_dir().join(format!("simulation-{}-{seed}", std::process::id())))
+    }
+
+    /// The folder of a gateway.
+    fn of(&self, gateway: u8) -> PathBuf {
+        self.0.join(gateway.to_string())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn run_client(
+    mut client: Client,
+    judge: Arc<Mutex<(Judge, Report)>>,
+    net: SimulatedNet,
+    stopped: watch::Receiver<bool>,
+) {
+    while !*stopped.borrow() {
+        client.think().await;
+        let exchange = client.exchange().await;
+        let (judge, report) = &mut *lock(&judge);
+        let verdict = judge.judge(&exchange);
+        net.note(&format!("{} {verdict:?}", exchange.client));
+        report.count(&exchange, verdict, &client.world);
+    }
+}
