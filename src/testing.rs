@@ -74,8 +74,8 @@ pub mod fast_path {
     };
 }
 pub mod fleet {
-    pub use crate::fleet::{RELEASE, RENEW, STORE, TELL};
     pub use crate::fleet::fuzz::{LogFollower, counted, done, is_master, known, look_up, moved, told};
+    pub use crate::fleet::{RELEASE, RENEW, STORE, TELL};
 }
 pub mod gateway {
     pub use crate::gateway::{Connection, Gateway, Hint, HintSink, REQUEST_IDS};

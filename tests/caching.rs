@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use workspace_gateway::testing::clock::Clock;
 
 use crate::support::{PROJECT, WAIT_FOR_UPSTREAM, World, within};
 
