@@ -48,7 +48,10 @@ fn check_path(path: &str) {
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     assert!(project.is_none_or(|project| project.is_empty() && segments.len() < 2 || segments[1] == project));
     match find(&CONFIG.catalogue, &Method::GET, path) {
-        Route::Operation(operation, _) => assert_eq!(segments.len(), 3, "{operation:?}"),
+        Route::Operation(..) => {
+            let ends = ["/products", "/products/sharer", "/product"];
+            assert!(ends.iter().any(|end| path.ends_with(end)), "{path}");
+        }
         Route::PassThrough(service) => assert_eq!(CONFIG.catalogue.service(path), Some(service)),
         Route::Unknown => assert!(CONFIG.catalogue.service(path).is_none()),
     }
