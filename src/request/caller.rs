@@ -169,7 +169,10 @@ impl fmt::Debug for Callers {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::{BuildHasher, RandomState};
+
     use super::*;
+    use crate::signing::{AccessKey, Projects};
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
@@ -181,6 +184,7 @@ mod tests {
             let mut headers = headers(others);
             headers.insert(X_AUTH_TOKEN, HeaderValue::from_static("t"));
             assert_eq!(token(&headers).map(HeaderValue::as_bytes), Ok(&b"t"[..]));
+            assert!(has_token(&headers));
         }
     }
 
@@ -193,6 +197,7 @@ mod tests {
             (&[("authorization", "SDK-HMAC-SHA256 Access=A")], BypassReason::UnverifiedSignature),
         ] {
             assert_eq!(token(&headers(pairs)), Err(reason), "{pairs:?}");
+            assert!(!has_token(&headers(pairs)));
         }
     }
 
@@ -207,12 +212,32 @@ mod tests {
     }
 
     #[test]
-    fn callers_differ_by_token_and_by_process_and_their_debug_text_shows_nothing() {
+    fn callers_differ_by_token_and_by_process_and_debug_texts_show_nothing() {
         let (one, other) = (Callers::new([1; 32]), Callers::new([2; 32]));
         let (a, b) = (HeaderValue::from_static("token-a"), HeaderValue::from_static("token-b"));
         assert_eq!(one.of_token(&a), one.of_token(&a));
         assert_ne!(one.of_token(&a), one.of_token(&b));
         assert_ne!(one.of_token(&a), other.of_token(&a));
         assert_eq!(format!("{:?} {one:?}", one.of_token(&a)), "Caller(…) Callers(…)");
+        assert_eq!(Caller::from_sealed(one.of_token(&a).to_sealed()), one.of_token(&a));
+        let credential = Credential::Token(a.clone());
+        assert_eq!(format!("{credential:?}"), "Token(…)");
+        assert!(credential.token() == Some(&a) && credential.signed().is_none());
+    }
+
+    #[test]
+    fn another_secret_of_an_access_key_is_another_caller() {
+        let credential = |secret| {
+            let key = AccessKey::new("AK".to_owned(), secret, None, Projects::Any);
+            Credential::Signed(Arc::new(VerifiedRequest::made_here(Arc::new(key))))
+        };
+        let (one, other) = (credential(b"one"), credential(b"other"));
+        let callers = Callers::new([1; 32]);
+        let hasher = RandomState::new();
+        assert_eq!(callers.of(&one), callers.of(&credential(b"one")));
+        assert_ne!(callers.of(&one), callers.of(&other));
+        assert_ne!(hasher.hash_one(callers.of(&one)), hasher.hash_one(callers.of(&other)));
+        assert!(one.token().is_none() && one.signed().is_some());
+        assert_eq!(format!("{one:?}"), "AccessKey(AK)");
     }
 }

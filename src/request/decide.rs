@@ -250,8 +250,11 @@ fn authorization_action(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use http::Request;
     use http::header::HOST;
+    use strum::VariantArray;
 
     use super::*;
     use crate::signing::{AccessKey, Projects};
@@ -279,6 +282,14 @@ mod tests {
         let request = fields.iter().fold(request, |request, &(name, value)| request.header(name, value));
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         let decision = decide(&mut head, Facts { local: GATEWAY.parse().unwrap(), has_body }, rules);
+        let is_for_none = is_for_none(&decision);
+        let described = describe(decision);
+        let expected = described.starts_with("pass through") || described == "reject no-such-api";
+        assert_eq!(is_for_none, expected, "{described}");
+        described
+    }
+
+    fn describe(decision: Result<Decision, Rejection>) -> String {
         let plan = match decision {
             Ok(Decision::Proceed(plan)) => plan,
             Ok(Decision::AnswerOptions) => return "answer OPTIONS".to_owned(),
@@ -301,7 +312,8 @@ mod tests {
         let (known, unknown) = (("authorization", &*known), ("authorization", &*unknown));
         let bound = signature("OTHER", "host;x-sdk-date");
         let bound = ("authorization", &*bound);
-        let long = "a".repeat(1_000);
+        // The request line takes 17 bytes, and the fields take 22 and 16 besides the token.
+        let (longest, too_long) = ("a".repeat(945), "a".repeat(946));
         for (request_line, fields, expected) in [
             ("GET /v2/p/products", &[TOKEN][..], "look up ListProducts, authorization Kept"),
             ("HEAD /v1/p/product", &[TOKEN], "look up ListProduct, authorization Kept"),
@@ -330,10 +342,18 @@ mod tests {
             ("GET http://other.example/v2/p/products", &[TOKEN], "reject foreign-host"),
             ("GET /v2/p/products", &[TOKEN, TOKEN], "reject token-field"),
             ("GET /v2/p/products", &[("via", "1.1 workspace-gateway-00000007")], "reject loop"),
-            ("GET /v2/p/products", &[("x-auth-token", &long)], "reject head-too-large"),
+            ("GET /v2/p/products", &[("x-auth-token", &longest)], "look up ListProducts, authorization Kept"),
+            ("GET /v2/p/products", &[("x-auth-token", &too_long)], "reject head-too-large"),
         ] {
             assert_eq!(decided(request_line, fields, false, false), expected, "{request_line} {fields:?}");
         }
+    }
+
+    #[test]
+    fn each_reason_to_bypass_has_its_own_description() {
+        let reasons = BypassReason::VARIANTS;
+        let descriptions: HashSet<&str> = reasons.iter().map(|reason| reason.describe()).collect();
+        assert_eq!(descriptions.len(), reasons.len());
     }
 
     #[test]

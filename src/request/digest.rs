@@ -115,11 +115,24 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_is_the_first_eight_bytes_of_a_hash() {
+        let hash = blake3::hash(b"");
+        let digest = ShortDigest::of(&hash);
+        assert_eq!(digest.as_str(), &hash.to_hex()[..16]);
+        assert_eq!(
+            format!("{digest:?} {:?}", Digests::new([1; 32], [2; 32])),
+            format!("{} Digests(…)", digest.as_str())
+        );
+    }
+
+    #[test]
     fn a_callers_digest_is_sixteen_digits_that_are_not_part_of_its_hash() {
         let caller = Callers::new([1; 32]).of_token(&HeaderValue::from_static("t"));
         let digest = Digests::new([1; 32], [1; 32]).of_caller(caller);
         assert_eq!(digest, Digests::new([9; 32], [1; 32]).of_caller(caller));
         assert_ne!(digest, Digests::new([1; 32], [2; 32]).of_caller(caller));
+        let other = Callers::new([1; 32]).of_token(&HeaderValue::from_static("other"));
+        assert_ne!(digest, Digests::new([1; 32], [1; 32]).of_caller(other));
         let hash: String = caller.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(!hash.contains(digest.as_str()));
         assert!(digest.as_str().len() == 16 && digest.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));

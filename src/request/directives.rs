@@ -148,6 +148,17 @@ mod tests {
     }
 
     #[test]
+    fn all_fields_together_have_at_most_4_kib() {
+        let mut headers = HeaderMap::new();
+        for length in [4000, 96] {
+            headers.append(CACHE_CONTROL, "a".repeat(length).parse().unwrap());
+        }
+        assert!(Directives::read(&headers).is_ok());
+        headers.append(CACHE_CONTROL, "a".parse().unwrap());
+        assert_eq!(Directives::read(&headers), Err(Malformed));
+    }
+
+    #[test]
     fn a_number_is_only_digits_and_must_not_differ_between_occurrences() {
         let max_age = |value| control(value).unwrap().seconds("max-age");
         assert_eq!(max_age("max-age=\"5\", max-age=5"), Ok(Some(Duration::from_secs(5))));

@@ -98,6 +98,9 @@ impl fmt::Debug for Fingerprints {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::hash::BuildHasher;
+
     use super::*;
 
     #[test]
@@ -115,5 +118,16 @@ mod tests {
             assert_ne!(one.of(&changed), one.of(head), "{place}");
         }
         assert_eq!(format!("{:?} {one:?}", one.of(head)), "Fingerprint(…) Fingerprints(…)");
+    }
+
+    #[test]
+    fn fingerprints_are_spread_over_places_and_maps() {
+        let (fingerprints, hasher) = (Fingerprints::new([1; 32]), BuildFingerprintHasher::default());
+        let all = || (0..100_u8).map(|number| fingerprints.of(&[number]));
+        assert_eq!(all().map(|one| hasher.hash_one(one)).collect::<HashSet<_>>().len(), 100);
+        let marks: Vec<_> = all().map(|one| one.mark(7)).collect();
+        let places: HashSet<usize> = marks.iter().map(|(place, _)| *place).collect();
+        assert_eq!(places, (0..7).collect());
+        assert_eq!(marks.iter().map(|(_, bits)| bits).collect::<HashSet<_>>().len(), 100);
     }
 }

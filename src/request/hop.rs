@@ -142,8 +142,22 @@ mod tests {
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        strip(&mut headers);
+        let mut of_request = headers.clone();
+        let named = ["close", "x-auth-token", "x-custom"].map(HeaderName::from_static);
+        assert_eq!(strip(&mut headers), named.clone().into());
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+        assert_eq!(strip_request(&mut of_request), named.into());
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        assert_eq!(of_request, headers);
+    }
+
+    #[test]
+    fn via_has_the_version_in_which_a_message_was_received() {
+        for (version, expected) in [(Version::HTTP_10, "1.0"), (Version::HTTP_11, "1.1"), (Version::HTTP_2, "2.0")] {
+            let mut headers = HeaderMap::new();
+            Via::new(7).add_to(&mut headers, version);
+            assert_eq!(headers[VIA], format!("{expected} workspace-gateway-00000007"));
+        }
     }
 
     #[test]

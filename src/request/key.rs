@@ -225,6 +225,76 @@ mod tests {
 
     use super::*;
 
+    const LANGUAGE: HeaderName = HeaderName::from_static("x-language");
+
+    fn read(path: &str, query: Option<&str>, headers: &[(HeaderName, &str)]) -> Result<RequestKey, BypassReason> {
+        let catalogue = Catalogue::for_tests(vec![LANGUAGE]);
+        let (operation, path_match) = catalogue.operation(path).unwrap();
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name.clone(), value.parse().unwrap());
+        }
+        RequestKey::read(&catalogue, operation, path_match, query, &map, false)
+    }
+
+    #[test]
+    fn a_key_has_the_path_the_canonical_query_and_the_keyed_headers() {
+        let key = read("/v2/p/products", Some("b=2&a=1"), &[(LANGUAGE, "en"), (X_PROJECT_ID, "p")]).unwrap();
+        assert_eq!(key.uri().unwrap(), "https://upstream.example/v2/p/products?a=1&b=2");
+        assert_eq!(format!("{key:?}"), "ListProducts /v2/p/products a=1&b=2 [(\"x-language\", \"en\")]");
+        let plain = read("/v2/p/products", None, &[]).unwrap();
+        assert_eq!(plain.uri().unwrap(), "https://upstream.example/v2/p/products");
+        assert_eq!(key.size() - plain.size(), "a=1&b=2".len() + size_of::<(HeaderName, HeaderValue)>() + "en".len());
+        assert_eq!(plain.size(), size_of::<RequestKey>() + "/v2/p/products".len());
+        assert_ne!(hash_of(&key), hash_of(&plain));
+        let other = read("/v2/q/products", None, &[]).unwrap();
+        assert_ne!(hash_of(plain.scope()), hash_of(other.scope()));
+    }
+
+    #[test]
+    fn what_a_key_cannot_express_is_bypassed() {
+        let longest = "p".repeat(255);
+        for (project, headers, expected) in [
+            (&*longest, &[][..], None),
+            ("A-z_09", &[], None),
+            (&*"p".repeat(256), &[], Some(BypassReason::ProjectId)),
+            ("p.q", &[], Some(BypassReason::ProjectId)),
+            ("p", &[(X_PROJECT_ID, "q")], Some(BypassReason::ProjectMismatch)),
+            ("p", &[(X_PROJECT_ID, "p"), (X_PROJECT_ID, "q")], Some(BypassReason::ProjectMismatch)),
+            ("p", &[(LANGUAGE, "en"), (LANGUAGE, "en")], Some(BypassReason::RepeatedHeader)),
+            ("p", &[(RANGE, "bytes=0-1")], Some(BypassReason::Range)),
+            ("p", &[(IF_RANGE, "\"a\"")], Some(BypassReason::Range)),
+        ] {
+            let reason = read(&format!("/v2/{project}/products"), None, headers).err();
+            assert_eq!(reason, expected, "{project} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_captured_segment_is_plain() {
+        let mut catalogue = Catalogue::for_tests(Vec::new());
+        let listed = catalogue.operations()[0].as_ref().clone();
+        let template = "/own/{name}/{project_id}".parse().unwrap();
+        catalogue.add(Operation { name: "Own".into(), template, ..listed }).unwrap();
+        for (path, expected) in [
+            ("/own/a.b~/p", None),
+            ("/own/a;b/p", Some(BypassReason::PathSegment)),
+            ("/own/a/p~", Some(BypassReason::ProjectId)),
+        ] {
+            let (operation, path_match) = catalogue.operation(path).unwrap();
+            assert_eq!(Scope::read(&catalogue, operation, path_match).err(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn at_most_half_of_a_project_id_is_shown() {
+        for (project, shown) in [("p", "…"), ("0123", "0…3"), ("0123456", "0…6"), ("0123456789abcdef0", "0123…def0")]
+        {
+            let key = read(&format!("/v2/{project}/products"), None, &[]).unwrap();
+            assert_eq!(key.scope().project_in_short(), shown);
+        }
+    }
+
     #[test]
     fn a_key_does_not_keep_the_read_buffer() {
         let name = HeaderName::from_static("x-language");

@@ -127,6 +127,7 @@ mod tests {
         }
         assert!(is_current("\"x,y\"", "\"x,y\"") && !is_current("\"x,y\"", "\"x\""));
         assert!(!super::is_current(&HeaderMap::new(), &headers(&[("etag", "\"a\"")])));
+        assert!(is_in_304(&ETAG) && !is_in_304(&http::header::CONTENT_LENGTH));
     }
 
     #[test]
@@ -165,10 +166,12 @@ mod tests {
         let both = headers(&[("etag", "W/\"a\""), ("last-modified", "then")]);
         let tag = Validator::of(&both).unwrap();
         assert_eq!(tag.header(), (IF_NONE_MATCH, &both["etag"]));
+        assert_eq!(tag.of_answer(), ETAG);
         assert!(tag.is_meant_by(&HeaderMap::new()) && tag.is_meant_by(&headers(&[("etag", "\"a\"")])));
         assert!(!tag.is_meant_by(&headers(&[("etag", "\"b\"")])));
         let date = Validator::of(&headers(&[("last-modified", "then")])).unwrap();
-        assert_eq!(date.header().0, IF_MODIFIED_SINCE);
+        assert_eq!((date.header().0, date.of_answer()), (IF_MODIFIED_SINCE, LAST_MODIFIED));
+        assert!(date.is_meant_by(&HeaderMap::new()) && date.is_meant_by(&both));
         assert_eq!(Validator::of(&HeaderMap::new()), None);
     }
 }

@@ -76,3 +76,34 @@ impl Rejection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use strum::VariantArray;
+
+    use super::*;
+
+    #[test]
+    fn each_rejection_has_its_status_and_its_own_name_and_description() {
+        let misdirected = [Misdirected::Connect, Misdirected::ForeignHost, Misdirected::Host];
+        let invalid = Invalid::VARIANTS.iter().map(|&invalid| (Rejection::Invalid(invalid), invalid.status().as_u16()));
+        let all: Vec<_> = [
+            (Rejection::HeadTooLarge { limit: 1_000 }, 431),
+            (Rejection::Invalid(Invalid::Trace), 405),
+            (Rejection::Invalid(Invalid::TransferEncoding), 501),
+            (Rejection::Invalid(Invalid::Token), 400),
+            (Rejection::Loop, 508),
+            (Rejection::NoSuchApi, 404),
+        ]
+        .into_iter()
+        .chain(misdirected.map(|misdirected| (Rejection::Misdirected(misdirected), 400)))
+        .chain(invalid)
+        .collect();
+        assert!(all.iter().all(|(rejection, status)| rejection.status().as_u16() == *status));
+        let names: HashSet<&str> = all.iter().map(|(rejection, _)| rejection.as_str()).collect();
+        let descriptions: HashSet<String> = all.iter().map(|(rejection, _)| rejection.describe()).collect();
+        assert_eq!((names.len(), descriptions.len()), (6 + Invalid::VARIANTS.len(), 6 + Invalid::VARIANTS.len()));
+    }
+}

@@ -85,7 +85,7 @@ mod tests {
         for none in [RequestDirectives::read(&HeaderMap::new()), read("max-stale=60, unknown, stale-if-error=1")] {
             let directives = none.unwrap();
             assert_eq!(directives, RequestDirectives::default());
-            assert!(directives.accepts(SECOND, Duration::ZERO) && directives.takes_stale());
+            assert!(directives.accepts(SECOND, Duration::ZERO) && directives.takes_stale() && !directives.limits_age());
         }
     }
 
@@ -107,6 +107,10 @@ mod tests {
         let directives = read("max-age=60, min-fresh=5").unwrap();
         assert!(directives.accepts(60 * SECOND, 5 * SECOND) && !directives.takes_stale() && !directives.no_cache);
         assert!(!directives.accepts(61 * SECOND, 5 * SECOND) && !directives.accepts(SECOND, 4 * SECOND));
+        for one in ["max-age=60", "min-fresh=5"] {
+            let directives = read(one).unwrap();
+            assert!(directives.limits_age() && !directives.takes_stale(), "{one}");
+        }
     }
 
     #[test]

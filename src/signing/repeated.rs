@@ -83,3 +83,74 @@ impl RepeatedRequest {
         self.key.has_signed(signature, signed_at, &hash.finish())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderValue;
+    use http::header::{AUTHORIZATION, HOST};
+
+    use super::*;
+    use crate::signing::{Authorization, Payload, Projects};
+
+    const TARGET: SignedTarget<'_> = SignedTarget { path: "/v2/p/products", query: Some("limit=1") };
+
+    fn key(token: Option<&'static str>) -> Arc<AccessKey> {
+        let token = token.map(HeaderValue::from_static);
+        Arc::new(AccessKey::new("AK".to_owned(), b"secret", token, Projects::Any))
+    }
+
+    /// The headers of a request that the key has signed at a time. The signature covers these headers, too.
+    fn signed(key: &AccessKey, covered: &[&'static str], at: SystemTime) -> HeaderMap {
+        let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("gateway"))]);
+        for &name in covered {
+            headers.insert(name, HeaderValue::from_static("v"));
+        }
+        key.sign(&Method::GET, TARGET, &mut headers, covered.iter().copied(), &Payload::of(b""), at).unwrap();
+        headers
+    }
+
+    fn signature(headers: &HeaderMap) -> &str {
+        Authorization::read(&headers[AUTHORIZATION]).unwrap().signature
+    }
+
+    /// What is kept of a signed request, if these headers are covered, joined with `;`.
+    fn repeated(key: &Arc<AccessKey>, headers: &HeaderMap, covered: &str) -> Option<RepeatedRequest> {
+        let (key, covered) = (Arc::clone(key), covered.to_owned());
+        let verified = VerifiedRequest { key, covered, payload: Payload::of(b"") };
+        RepeatedRequest::of(&verified, &Method::GET, TARGET, headers)
+    }
+
+    #[test]
+    fn a_repeated_request_is_verified_by_its_date_and_signature() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let later = at + Duration::from_secs(60);
+        for (token, covered) in [(None, &[][..]), (None, &["accept"]), (Some("TOKEN"), &[])] {
+            let key = key(token);
+            let (first, again) = (signed(&key, covered, at), signed(&key, covered, later));
+            let names = Authorization::read(&first[AUTHORIZATION]).unwrap().signed_headers;
+            let repeated = repeated(&key, &first, names).unwrap();
+            let dates = [&first, &again].map(|headers| headers[X_SDK_DATE].to_str().unwrap());
+            assert!(repeated.verify(signature(&again), dates[1], later), "{names}");
+            assert!(!repeated.verify(signature(&first), dates[1], later), "another signature");
+            assert!(!repeated.verify(signature(&again), dates[0], later), "another date");
+            assert!(!repeated.verify(signature(&again), dates[1], later + Duration::from_secs(901)), "an old date");
+            // The canonical request after the date: three line ends, the names, the payload and the token's name.
+            let token_line = if token.is_some() { "x-security-token:\n".len() } else { 0 };
+            assert_eq!(repeated.size(), size_of::<RepeatedRequest>() + 3 + names.len() + 64 + token_line);
+            assert!(Arc::ptr_eq(&repeated.key, &key));
+            assert_eq!(format!("{repeated:?}"), "RepeatedRequest(AccessKey(AK))");
+        }
+    }
+
+    #[test]
+    fn a_request_is_not_kept_without_its_date_or_with_another_header_after_it() {
+        let key = key(None);
+        let headers = signed(&key, &["x-trace"], SystemTime::UNIX_EPOCH);
+        assert!(repeated(&key, &headers, "host;x-sdk-date;x-trace").is_none());
+        assert!(repeated(&key, &headers, "host").is_none());
+        assert!(repeated(&key, &headers, "host;x-missing;x-sdk-date").is_none());
+        assert!(repeated(&key, &headers, "host;x-sdk-date").is_some());
+    }
+}

@@ -1,11 +1,13 @@
 //! Verifies and makes the signatures of real clients (`tests/sign_vectors.json`, captured and computed).
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use ::ring::digest::{SHA256, digest};
 use http::header::{AUTHORIZATION, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Deserialize;
+use strum::VariantArray;
 
 use super::ring::{KeyRing, SignatureRejection, VerifiedRequest, leaves_body_unsigned, payload};
 use super::*;
@@ -212,9 +214,17 @@ fn each_defect_has_its_own_reason() {
 }
 
 #[test]
+fn each_reason_has_its_own_description() {
+    let reasons = SignatureRejection::VARIANTS;
+    let descriptions: HashSet<&str> = reasons.iter().map(|reason| reason.describe()).collect();
+    assert_eq!(descriptions.len(), reasons.len());
+}
+
+#[test]
 fn unknown_keys_and_other_schemes_claim_nothing() {
     let vector = &vectors()[0];
     let ring = KeyRing::new([vector.key()]);
+    assert_eq!(ring.keys().map(|key| key.id()).collect::<Vec<_>>(), [&*vector.ak]);
     let claims = |authorization: String| {
         ring.claim(&HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(authorization).unwrap())])).is_some()
     };
@@ -246,6 +256,7 @@ fn a_body_is_covered_by_its_hash() {
         headers
     };
     let body = Payload::of(b"{\"a\":1}");
+    assert!(!leaves_body_unsigned(&sign(&body, None)) && !leaves_body_unsigned(&sign(&body, Some(body.as_str()))));
     for stated in [None, Some(body.as_str())] {
         let headers = sign(&body, stated);
         assert!(vector.verify(&Method::POST, &uri, &headers, b"{\"a\":1}").is_ok());
@@ -267,6 +278,7 @@ fn a_verified_request_is_signed_anew_for_another_host_and_date() {
     for vector in vectors() {
         let (method, uri, mut headers) = (vector.method(), vector.uri(), vector.headers());
         let signed = vector.verify(&method, &uri, &headers, b"").unwrap();
+        assert_eq!(signed.covered().collect::<Vec<_>>(), vector.signed_headers);
         headers.insert(HOST, HeaderValue::from_static("workspace.example"));
         let later = vector.date() + Duration::from_secs(600);
         signed.renew(&method, (&uri).into(), &mut headers, later).unwrap();
