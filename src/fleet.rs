@@ -18,6 +18,7 @@ mod connection;
 mod diagnosis;
 mod dialer;
 mod framing;
+pub(crate) mod fuzz;
 mod keeper;
 mod link;
 mod log;

@@ -91,7 +91,7 @@
 //! - [`seal`] encrypts what leaves the process, and [`snapshot`] is the file of the snapshot. Both do not know what is in
 //!   the records.
 //! - [`clock`], `net`, [`random`] and `sync` are the only clocks, sockets, random numbers and locks. A simulation
-//!   replaces them.
+//!   replaces them, and tests of schedules replace the locks (`sync/explore.rs`).
 //! - [`simulator`] simulates both upstream services. `demo` and `simulate` run it. The gateway does not depend on it.
 //!
 //! # Invariants

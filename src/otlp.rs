@@ -13,4 +13,6 @@ mod tls;
 mod traces;
 
 pub(crate) use exporter::Exporter;
+// For fuzz targets.
+pub use protobuf::{find_bytes, find_number};
 pub(crate) use tls::tls_config;

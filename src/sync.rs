@@ -1,12 +1,26 @@
-//! The locks of this crate, and the threads for blocking work. They are in one place, so that a test can replace them.
+//! The locks of this crate, the atomics that order what happens, and the threads for blocking work. They are in one
+//! place, so that a test can replace them. Unit tests explore schedules with them (`sync/explore.rs`).
 //!
-//! The locks are those of parking_lot: after a panic of its holder, a lock stays usable, like a mutex of `std` whose
-//! poisoning is ignored.
+//! The locks of the program are those of parking_lot: after a panic of its holder, a lock stays usable, like a mutex of
+//! `std` whose poisoning is ignored.
+
+#[cfg(test)]
+pub(crate) mod explore;
+#[cfg(test)]
+mod explored;
 
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 
+#[cfg(not(test))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(not(test))]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64};
+
+#[cfg(test)]
+pub(crate) use explored::{
+    AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 /// Where work runs that blocks or takes long.
 #[derive(Clone, Copy)]

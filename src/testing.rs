@@ -2,6 +2,9 @@
 
 #![allow(missing_docs)]
 
+pub mod admin {
+    pub use crate::admin::{admit, read_query};
+}
 pub mod budget {
     pub use crate::budget::{Account, Budget, Charge, DEFAULT, Purpose};
 }
@@ -10,9 +13,11 @@ pub mod cache {
         pub use crate::cache::miss::Miss;
     }
     pub mod response {
+        pub use crate::cache::admission::{Audience, VaryRole, Verdict, classify, has_error_code};
+        pub use crate::cache::backoffs::{retry_after, unbounded_retry_after};
         pub use crate::cache::body::check;
         pub use crate::cache::freshness::Lifetime;
-        pub use crate::cache::lifetime::{ResponseTimes, forbids_storing, freshness_info};
+        pub use crate::cache::lifetime::{ResponseTimes, age, forbids_storing, freshness_info};
     }
     pub mod second_tier {
         pub use crate::cache::second_tier::{
@@ -34,6 +39,7 @@ pub mod cache {
     }
 }
 pub mod catalogue {
+    pub use crate::catalogue::error_code::is_services_own;
     pub use crate::catalogue::{
         AdaptiveTtl, BodyCheck, Catalogue, Forwarded, Operation, Origin, Quota, QuotaPolicy, Service, Sharing,
     };
@@ -68,13 +74,17 @@ pub mod fast_path {
     };
 }
 pub mod fleet {
+    pub use crate::fleet::fuzz::{LogFollower, counted, done, is_master, known, look_up, moved, told};
     pub use crate::fleet::{RELEASE, RENEW, STORE, TELL};
 }
 pub mod gateway {
     pub use crate::gateway::{Connection, Gateway, Hint, HintSink, REQUEST_IDS};
     pub mod snapshot {
-        pub use crate::gateway::snapshot::fuzz::RecordReader;
+        pub use crate::gateway::snapshot::fuzz::{RecordReader, encoded_again, trial_encoded_again};
     }
+}
+pub mod otlp {
+    pub use crate::otlp::{find_bytes, find_number};
 }
 pub mod random {
     pub use crate::random::{Random, fix_hash_seeds};
@@ -97,7 +107,7 @@ pub mod request {
         pub use crate::request::forwarded::select;
     }
     pub mod hop {
-        pub use crate::request::hop::{Via, strip};
+        pub use crate::request::hop::{Via, strip, strip_request};
     }
     pub mod id {
         pub use crate::request::id::RequestIds;
@@ -114,6 +124,9 @@ pub mod request {
     pub mod target {
         pub use crate::request::target::{check, rebased, translate};
     }
+    pub mod trailers {
+        pub use crate::request::trailers::Trimmed;
+    }
     pub mod trace {
         pub use crate::request::trace::TraceContext;
     }
@@ -128,7 +141,7 @@ pub mod seal {
     pub use crate::seal::{OVERHEAD, Sealer, Unreadable};
 }
 pub mod server {
-    pub use crate::server::{Inherited, NAMES, ReloadError, Server, raise_open_files};
+    pub use crate::server::{FrameEvent, Frames, Inherited, NAMES, ReloadError, Server, raise_open_files};
 }
 pub mod signing {
     pub use crate::signing::{
@@ -171,6 +184,7 @@ pub mod telemetry {
 pub mod upstream {
     pub use crate::upstream::{
         Authorities, CallerRefusal, Failure, Fault, PendingResponse, Upstream, UpstreamError, UpstreamResponse,
+        connect_status,
     };
     pub mod quota {
         pub use crate::upstream::quota::told::{ToldLimit, told_limits};

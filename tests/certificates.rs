@@ -18,7 +18,7 @@ use workspace_gateway::testing::simulator::Simulator;
 use crate::commands::{code, run_in, stderr, stdout};
 use crate::support::process::folder;
 use crate::support::tls::{Authority, Identity, acceptor_for, serve, server};
-use crate::support::{World, within};
+use crate::support::{World, reserve_port, within};
 
 const LIST: &str = "/v2/PROJECT/products";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -208,7 +208,8 @@ async fn the_error_says_that_a_port_has_no_tls() {
 async fn a_probe_reports_the_failed_step_within_its_timeout() {
     let (_, file) = settings("probe", &Authority::new().pem());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let reserved = reserve_port();
+    let closed = reserved.local_addr().unwrap();
     let silent = format!("https://{}", listener.local_addr().unwrap());
     std::fs::write(&file, "[upstream]\nconnect_timeout = \"100ms\"\n").unwrap();
     for (url, expected) in [

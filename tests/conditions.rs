@@ -11,7 +11,7 @@ use workspace_gateway::testing::telemetry::conditions::Cause;
 
 use crate::support::raw_client::RawClient;
 use crate::support::signer::{Signed, entry};
-use crate::support::{PROJECT, World};
+use crate::support::{PROJECT, World, reserve_port};
 
 const LIST: &str = "/v2/PROJECT/products";
 
@@ -89,8 +89,8 @@ async fn an_outage_is_named_since_its_first_failure_and_ends_with_an_answer() {
 #[tokio::test]
 async fn an_upstream_that_was_never_reached_is_named_with_its_url_and_error() {
     let simulator = Simulator::start().await.unwrap();
-    // Nobody listens there any more.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let reserved = reserve_port();
+    let closed = reserved.local_addr().unwrap();
     let url = format!("http://{closed}");
     let world = World::with_upstreams(simulator, &url, &url, "").await;
     world.get(LIST).await;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
 use workspace_gateway::testing::net::Network;
@@ -18,7 +18,7 @@ use workspace_gateway::testing::upstream::{Authorities, Fault, Upstream, Upstrea
 use crate::support::process::{Process, folder};
 use crate::support::raw_upstream::{RawUpstream, Reaction, closes, resets, sends};
 use crate::support::tls::{Authority, Identity};
-use crate::support::{HANG, Http, PROJECT, tls, within};
+use crate::support::{HANG, Http, PROJECT, reserve_port, tls, within};
 
 /// A call to a URL, with an optional CA file and an optional proxy.
 struct TestCall<'w> {
@@ -73,9 +73,11 @@ async fn silent_server() -> (TcpListener, String) {
     (listener, url)
 }
 
-/// A URL of a port on which nobody listens.
-async fn closed_port() -> String {
-    silent_server().await.1
+/// A port on which nobody listens, and its URL.
+fn closed_port() -> (TcpSocket, String) {
+    let reserved = reserve_port();
+    let url = format!("http://{}", reserved.local_addr().unwrap());
+    (reserved, url)
 }
 
 /// The simulator at `https://localhost`, with this certificate.
@@ -92,7 +94,8 @@ fn pem(name: &str, authority: &Authority) -> PathBuf {
 
 #[tokio::test]
 async fn a_refused_connection_is_an_outside_fault() {
-    TestCall::to(&closed_port().await).assert_fails(Fault::Outside, "connect").await;
+    let (_reserved, url) = closed_port();
+    TestCall::to(&url).assert_fails(Fault::Outside, "connect").await;
 }
 
 #[tokio::test]
@@ -189,7 +192,8 @@ async fn an_unavailable_proxy_is_an_outside_fault_and_its_refusal_is_local() {
         let proxy = RawUpstream::start([turn]).await;
         TestCall::through(proxy.url()).assert_fails(fault, label).await;
     }
-    TestCall::through(&closed_port().await).assert_fails(Fault::Outside, "connect").await;
+    let (_reserved, url) = closed_port();
+    TestCall::through(&url).assert_fails(Fault::Outside, "connect").await;
     TestCall::through("http://nowhere.invalid:1").assert_fails(Fault::Unreachable, "connect").await;
     let (_listener, url) = silent_server().await;
     TestCall { connect: Duration::from_millis(300), ..TestCall::through(&url) }

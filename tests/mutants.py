@@ -1359,6 +1359,21 @@ MUTATIONS = [
         "Self::Borrowed { .. } => None,",
     ),
     (
+        "borrowed-proof-becomes-own",
+        "fleet: the time of a borrowed proof does not become the time of an own one",
+        PENDING,
+        "let own = tables.grant(&caller_scope).filter(|grant| matches!(grant.basis, Basis::Own));",
+        "let own = tables.grant(&caller_scope);",
+    ),
+    (
+        "borrowed-restored-as-own",
+        "fleet: a borrowed grant in a snapshot covers nothing after the end of being in sync",
+        RESTORE,
+        "let covers_until = grant.basis.covers_until(self.sync()).map(|until| until.min(now));",
+        "let until = grant.basis.covers_until(self.sync()).map(|until| until.min(now));\n"
+        "                        let covers_until = until.filter(|_| !matches!(grant.basis, Basis::Borrowed { .. }));",
+    ),
+    (
         "borrowed-from-now",
         "fleet: a borrowed grant lives from when its proof was sent",
         FLEET_GRANTS,
@@ -1741,8 +1756,10 @@ def run_model(
         return "hangs", ""
     if ran.returncode == 0:
         return "passes", ran.stdout
-    wrong = re.search(r"^(PROPERTY|RULES): .*", ran.stdout + ran.stderr, re.MULTILINE)
-    return ("caught", wrong[0]) if wrong else ("broken", ran.stdout + ran.stderr)
+    output = ran.stdout + ran.stderr
+    wrong = re.search(r"^(PROPERTY|RULES): .*", output, re.MULTILINE)
+    seed = re.search(r"MODEL_SEED=(\d+)", output)
+    return ("caught", f"{seed[0]} {wrong[0]}") if wrong and seed else ("broken", output)
 
 
 def main() -> int:

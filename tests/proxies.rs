@@ -14,7 +14,7 @@ use workspace_gateway::testing::simulator::Simulator;
 use crate::commands::{code, file, run_in, stderr, stdout};
 use crate::support::process::{Process, folder};
 use crate::support::raw_upstream::{RawUpstream, closes, sends, silent};
-use crate::support::{Http, PROJECT, World, config, tls};
+use crate::support::{Http, PROJECT, World, config, reserve_port, tls};
 
 const LIST: &str = "/v2/PROJECT/products";
 const OTHER: &str = "/v2/PROJECT/desktops";
@@ -268,7 +268,8 @@ async fn the_error_after_a_407_of_a_proxy_suggests_credentials() {
 
 #[tokio::test]
 async fn an_unreachable_proxy_is_answered_502() {
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let reserved = reserve_port();
+    let address = reserved.local_addr().unwrap();
     let config = config_in(&[("HTTPS_PROXY", &format!("user:secret@{address}"))], "https://upstream.example", "");
     let world = World::with_config(Simulator::start().await.unwrap(), &config).await;
     let (_, message) = world.get(LIST).await.error();

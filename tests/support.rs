@@ -32,7 +32,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use workspace_gateway::testing::budget::Charge;
@@ -558,6 +558,15 @@ pub async fn handle(gateway: &Arc<Gateway>, request: http::request::Builder) -> 
     let connection = gateway.connection(([127, 0, 0, 1], 8080).into(), [127, 0, 0, 1].into());
     let (head, body) = gateway.handle(request, &connection).await.into_parts();
     Reply::new(Response::from_parts(head, body.collect().await.unwrap().to_bytes()))
+}
+
+/// Binds a free port of 127.0.0.1 and does not listen. So connections are refused, and nobody else gets the port, except a
+/// process that listens on it and says that it may be bound already (SO_REUSEADDR), as engines do.
+pub fn reserve_port() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
 }
 
 async fn fixed_upstream(bytes: &'static str) -> String {

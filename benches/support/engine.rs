@@ -4,7 +4,8 @@
 // Each bench uses a part.
 #![allow(dead_code)]
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -30,6 +31,8 @@ const READY: [&str; 2] = ["Ready to accept connections", "+monitor master"];
 pub(crate) struct Engine {
     process: Child,
     pub(crate) port: u16,
+    /// Nobody else gets the port while the engine does not run.
+    _reserved: TcpSocket,
     folder: PathBuf,
 }
 
@@ -51,11 +54,11 @@ impl Engine {
         let (id, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(format!("workspace-gateway-bench-engine-{id}-{number}"));
         std::fs::create_dir_all(&folder).expect("a folder");
-        let port = StdListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+        let (reserved, port) = reserve_port().expect("a port");
         if !sentinel.is_empty() {
             std::fs::write(folder.join(CONFIG), sentinel).expect("a file");
         }
-        Self { process: spawn(port, &folder).await, port, folder }
+        Self { process: spawn(port, &folder).await, port, _reserved: reserved, folder }
     }
 
     /// Settings of a fleet with this engine.
@@ -104,6 +107,15 @@ impl Engine {
         }
         self.process = spawn(self.port, &self.folder).await;
     }
+}
+
+/// Binds a free port and does not listen. The engine can bind it, too, because both say that it may be bound already.
+fn reserve_port() -> io::Result<(TcpSocket, u16)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let port = socket.local_addr()?.port();
+    Ok((socket, port))
 }
 
 /// Loads what is in the folder.

@@ -19,7 +19,7 @@ use crate::config::secret::AdminToken;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AccessDenied {
+pub enum AccessDenied {
     /// `Host` is another host.
     Host,
     /// A web page has sent the request.
@@ -75,7 +75,7 @@ impl AccessDenied {
 ///
 /// # Errors
 /// Why it is refused.
-pub(super) fn admit(head: &Parts, local: SocketAddr, token: Option<&AdminToken>) -> Result<(), AccessDenied> {
+pub fn admit(head: &Parts, local: SocketAddr, token: Option<&AdminToken>) -> Result<(), AccessDenied> {
     if token.is_none() && !local.ip().to_canonical().is_loopback() {
         return Err(AccessDenied::Open);
     }

@@ -20,6 +20,10 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, REFERRER_POLICY, X_CONTEN
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{Either, Full};
 
+use crate::gateway::Gateway;
+
+// For fuzz targets.
+pub use guard::admit;
 pub(crate) use operator::Operator;
 pub(crate) use probes::Probes;
 
@@ -37,6 +41,13 @@ const ALWAYS: [(HeaderName, &str); 5] = [
     (REFERRER_POLICY, "no-referrer"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
+
+/// Reads a query, or a form, as each page does that has one. Returns their statuses, and whether the live tail accepts it.
+/// For fuzz targets: not in an asynchronous function.
+pub fn read_query(gateway: &Gateway, query: &str) -> ([StatusCode; 4], bool) {
+    let pages = [entries::page, explain::page, history::page, purge::page].map(|page| page(gateway, query).status());
+    (pages, tail::filter(query, gateway.active().catalogue()).is_ok())
+}
 
 fn page(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Page {
     let mut page = Response::new(Full::new(text.into()));

@@ -57,7 +57,7 @@ pub(super) fn stream(
 }
 
 /// What a request must be for the tail.
-fn filter(query: &str, catalogue: &Catalogue) -> Result<TailFilter, String> {
+pub(super) fn filter(query: &str, catalogue: &Catalogue) -> Result<TailFilter, String> {
     let mut filter = TailFilter::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let wrong = |expected: &str| format!("{} = {value:?} is not allowed: expected {expected}", name.escape_debug());

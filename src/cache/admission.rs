@@ -13,7 +13,7 @@ use super::{body, lifetime};
 use crate::catalogue::BodyCheck;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// A valid 200, such as a product list: it proves the caller. The result says whether it may be stored.
     Proof(Result<Audience, Unstorable>),
     /// A 200 whose body does not pass the check. No other caller may get it.
@@ -32,7 +32,7 @@ pub(crate) enum Verdict {
 
 /// Who may see a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Audience {
+pub enum Audience {
     /// All callers with a grant.
     All,
     /// The caller of the request: upstream says that the response varies on the credential. The gateway assumes this
@@ -42,7 +42,7 @@ pub(crate) enum Audience {
 
 /// How the gateway treats a request header that a response varies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum VaryRole {
+pub enum VaryRole {
     /// All requests with the same key send the same value.
     Fixed,
     /// The header identifies the caller.
@@ -53,7 +53,7 @@ pub(crate) enum VaryRole {
 
 /// Classifies a complete response. `is_private` says whether it would be stored for its caller only. `role` classifies
 /// the request headers that `Vary` names.
-pub(crate) fn classify(
+pub fn classify(
     response: &Response<Bytes>,
     check: &BodyCheck,
     is_private: bool,
@@ -109,7 +109,7 @@ pub(crate) fn varies_on_credential(headers: &HeaderMap, role: impl Fn(&HeaderNam
 }
 
 /// Whether a body contains an `error_code`, whatever the status is. False if the body is not complete JSON.
-pub(crate) fn has_error_code(body: &[u8]) -> bool {
+pub fn has_error_code(body: &[u8]) -> bool {
     body::has_error_code(body)
 }
 

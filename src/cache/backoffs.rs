@@ -107,13 +107,13 @@ pub enum BackoffCause {
 }
 
 /// The time that `Retry-After` asks for, at most 60 s: longer than that, no backoff lasts.
-pub(crate) fn retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
     unbounded_retry_after(headers, date).map(|span| span.min(LONGEST))
 }
 
 /// The time that `Retry-After` asks for, which may be very long. `None` if the field is absent, repeated or cannot be
 /// parsed. `date` is the current time of the wall clock.
-pub(crate) fn unbounded_retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
+pub fn unbounded_retry_after(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
     let mut values = headers.get_all(RETRY_AFTER).iter();
     let text = values.next()?.to_str().ok()?;
     if values.next().is_some() {

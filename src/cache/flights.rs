@@ -23,14 +23,14 @@ mod tests;
 
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
 
 use crate::random::HashMap;
 use crate::request::caller::Caller;
-use crate::sync::{Mutex, MutexGuard, RwLock};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, RwLock};
 use calls::FlightCalls;
 pub(crate) use leader::Leader;
 pub(crate) use shares::FlightCaller;

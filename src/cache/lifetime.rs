@@ -55,7 +55,7 @@ pub(crate) fn reserved_fields(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
 }
 
 /// The value of `Age`, or zero if the field is absent. `None` if it cannot be parsed.
-pub(crate) fn age(headers: &HeaderMap) -> Option<Duration> {
+pub fn age(headers: &HeaderMap) -> Option<Duration> {
     match headers.contains_key(AGE) {
         true => directives::seconds(single(headers, &AGE)?),
         false => Some(Duration::ZERO),

@@ -3,9 +3,11 @@
 //! such an event must not be read by a later process.
 //! A remembered look-up ends with such an event, too.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio::sync::Notify;
+
+use crate::sync::AtomicU64;
 
 #[derive(Default)]
 pub(crate) struct Revocations {

@@ -15,7 +15,7 @@ pub(crate) fn error_code(body: &[u8]) -> Option<String> {
 /// Whether the body has a code of the service itself, such as `WKS.00211302`. Then the API gateway in front of the
 /// service has accepted the credential. The API gateway's own codes begin with `APIGW.` or `APIG.`. Codes of any other
 /// form count as the API gateway's.
-pub(crate) fn is_services_own(body: &[u8]) -> bool {
+pub fn is_services_own(body: &[u8]) -> bool {
     error_code(body).is_some_and(|code| {
         code.split_once('.').is_some_and(|(service, number)| {
             let is_service = !service.is_empty() && service.bytes().all(|byte| byte.is_ascii_uppercase());

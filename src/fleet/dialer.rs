@@ -238,7 +238,7 @@ impl Dialer {
 }
 
 /// Where an error `MOVED 1234 host:port` points to. Without a host it is the same host.
-fn moved_to(details: &str, from: &Node) -> Option<Node> {
+pub(super) fn moved_to(details: &str, from: &Node) -> Option<Node> {
     let (host, port) = details.split_whitespace().nth(1)?.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     Some((if host.is_empty() { from.0.clone() } else { host.to_owned() }, port.parse().ok()?))

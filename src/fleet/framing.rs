@@ -11,13 +11,13 @@ const MAX_LINE: usize = 4096;
 
 /// Where the next byte belongs.
 enum Next {
-    /// The type, or the rest of a line after it.
-    Line { kind: Option<u8>, length: usize, number: Option<u64> },
+    /// The type, or the rest of a line after it. `last`: the byte before the next one.
+    Line { kind: Option<u8>, length: usize, last: u8, number: Option<u64> },
     /// So many bytes of a bulk string, and the line break after it.
     Bulk(u64),
 }
 
-const LINE: Next = Next::Line { kind: None, length: 0, number: None };
+const LINE: Next = Next::Line { kind: None, length: 0, last: 0, number: None };
 
 /// What the engine sends.
 pub(super) struct Framing {
@@ -36,6 +36,11 @@ impl Framing {
     pub(super) fn sent(&mut self, commands: u64) {
         let added = self.elements.saturating_add(commands.saturating_mul(ELEMENTS_OF_REPLY));
         self.elements = added.min(MAX_ELEMENTS);
+    }
+
+    /// How many elements may still come.
+    pub(super) fn elements_left(&self) -> u64 {
+        self.elements
     }
 
     /// Whether the engine may send these bytes.
@@ -62,7 +67,7 @@ impl Framing {
     }
 
     fn accepts_in_line(&mut self, byte: u8) -> bool {
-        let Next::Line { kind, length, number } = &mut self.next else { return true };
+        let Next::Line { kind, length, last, number } = &mut self.next else { return true };
         let Some(of) = *kind else {
             *kind = Some(byte);
             let Some(left) = self.elements.checked_sub(1) else { return false };
@@ -70,7 +75,10 @@ impl Framing {
             return b"+-:$*".contains(&byte);
         };
         *length += 1;
+        let before = std::mem::replace(last, byte);
         match byte {
+            // The client ends a line only there. With another end, what it reads as replies would be a bulk string here.
+            b'\n' if before != b'\r' => false,
             b'\n' => {
                 let number = number.unwrap_or_default();
                 // A length of -1 is nil: it has no digits that count.
@@ -89,6 +97,8 @@ impl Framing {
                 *number = Some(number.unwrap_or_default().saturating_mul(10).saturating_add(u64::from(byte - b'0')));
                 *length < 20
             }
+            // The client would take ` -5` for -5.
+            _ if of == b'$' || of == b'*' => *length < 20 && (byte == b'\r' || byte.is_ascii_digit()),
             _ => *length <= MAX_LINE,
         }
     }
@@ -135,7 +145,7 @@ mod tests {
         let nested = b"*1\r\n".repeat(100);
         let long = [b"-".as_slice(), &[b'x'; MAX_LINE + 1]].concat();
         let wide = b":1\r\n".repeat(100);
-        let cases: [&[u8]; 9] = [
+        let cases: [&[u8]; 13] = [
             &nested,
             &long,
             &wide,
@@ -145,6 +155,11 @@ mod tests {
             b"%1\r\n",
             b"HTTP/1.1",
             b"$-1\r\n$6\r\n",
+            // The client reads what comes next as replies.
+            b"+a\n$5\r\n",
+            b"-a\n",
+            b"$ -3\r\n",
+            b"$5\n",
         ];
         for bytes in cases {
             assert!(!Framing::new(5).accepts(bytes), "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(20)]));

@@ -216,7 +216,7 @@ impl Fetcher {
         // Otherwise a learnt limit would end, because it seems to hold back nothing.
         let draw = Gate::draw(&call);
         for kind in [LimitKind::Own, LimitKind::Shared] {
-            self.ledger.hold_call(service, &draw, kind, 0, now);
+            self.ledger.limits(service).lock().hold_call(&draw, kind, 0, now);
         }
         Some(hold.until)
     }

@@ -108,11 +108,11 @@ impl KeyTrials {
     }
 }
 
-fn encode(news: &KeyNews) -> Option<Vec<u8>> {
+pub(super) fn encode(news: &KeyNews) -> Option<Vec<u8>> {
     postcard::to_extend(news, vec![VERSION]).ok()
 }
 
-fn decode(record: &[u8]) -> Result<KeyNews, Unreadable> {
+pub(super) fn decode(record: &[u8]) -> Result<KeyNews, Unreadable> {
     match record.split_first() {
         Some((&VERSION, news)) => postcard::from_bytes(news).map_err(|_| Unreadable::Damaged),
         _ => Err(Unreadable::Version),

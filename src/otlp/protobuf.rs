@@ -76,12 +76,12 @@ impl Message {
 }
 
 /// The value of a field with an integer, in a message of a peer. `None` if it is not there, or the message is invalid.
-pub(super) fn find_number(message: &[u8], field: u64) -> Option<u64> {
+pub fn find_number(message: &[u8], field: u64) -> Option<u64> {
     find(message, field).and_then(|found| if let Found::Number(number) = found { Some(number) } else { None })
 }
 
 /// The same for bytes, a string or a message.
-pub(super) fn find_bytes(message: &[u8], field: u64) -> Option<&[u8]> {
+pub fn find_bytes(message: &[u8], field: u64) -> Option<&[u8]> {
     find(message, field).and_then(|found| if let Found::Bytes(bytes) = found { Some(bytes) } else { None })
 }
 

@@ -6,10 +6,10 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{AtomicBool, Mutex, MutexGuard};
 
 /// Moves a call that has a slot to the class `half-closed`. Returns whether the call may keep its slot.
 type HalfCloseHandler = Box<dyn Fn() -> bool + Send>;
@@ -83,8 +83,30 @@ impl fmt::Debug for HalfClose {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    use shuttle::future::block_on;
+    use shuttle::thread;
 
     use super::*;
+    use crate::sync::explore::explore;
+
+    #[test]
+    fn a_request_sees_every_half_close_and_is_asked_for_its_slot_once() {
+        explore(|| {
+            let (half_close, asked) = (HalfClose::default(), Arc::new(AtomicUsize::new(0)));
+            let handler = {
+                let asked = Arc::clone(&asked);
+                move || asked.fetch_add(1, Ordering::SeqCst) == 0
+            };
+            thread::scope(|threads| {
+                threads.spawn(|| block_on(half_close.closed()));
+                threads.spawn(|| half_close.may_keep_slot(handler));
+                threads.spawn(|| half_close.close());
+            });
+            assert_eq!(asked.load(Ordering::SeqCst), 1);
+        });
+    }
 
     #[tokio::test]
     async fn a_half_close_wakes_the_waiting_request_and_asks_for_its_slot() {

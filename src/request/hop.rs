@@ -41,7 +41,7 @@ pub fn strip(headers: &mut HeaderMap) -> HashSet<HeaderName> {
 }
 
 /// Like [`strip`], for a request. Keeps `TE: trailers`, because trailer sections are relayed.
-pub(crate) fn strip_request(headers: &mut HeaderMap) -> HashSet<HeaderName> {
+pub fn strip_request(headers: &mut HeaderMap) -> HashSet<HeaderName> {
     let reads_trailers = trailers::are_accepted(headers);
     let named = strip(headers);
     if reads_trailers {

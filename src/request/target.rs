@@ -36,11 +36,13 @@ pub fn translate(head: &mut Parts) {
         }
         head.uri = head.uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
     }
-    let cookies: Vec<&[u8]> = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if cookies.len() > 1
-        && let Ok(cookies) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
-    {
-        head.headers.insert(COOKIE, cookies);
+    let mut cookies: Vec<&[u8]> = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1 {
+        // With an empty one at its end, the value would end with a blank.
+        cookies.retain(|cookie| !cookie.is_empty());
+        if let Ok(cookies) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+            head.headers.insert(COOKIE, cookies);
+        }
     }
 }
 
@@ -242,6 +244,8 @@ mod tests {
         assert_eq!(translated(two, "/x", &[("host", "g")]), r#"/x ["g"] []"#);
         let cookies = [("cookie", "a=1"), ("cookie", "b=2; c=3")];
         assert_eq!(translated(two, "http://g/", &cookies), r#"/ ["g"] ["a=1; b=2; c=3"]"#);
+        let empty = [("cookie", "a=1"), ("cookie", "")];
+        assert_eq!(translated(two, "http://g/", &empty), r#"/ ["g"] ["a=1"]"#);
         let untouched = translated(Version::HTTP_11, "http://g/", &cookies);
         assert_eq!(untouched, r#"http://g/ [] ["a=1", "b=2; c=3"]"#);
     }

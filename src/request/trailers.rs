@@ -117,7 +117,7 @@ fn trim(trailers: HeaderMap) -> HeaderMap {
 }
 
 /// A body whose trailer section is filtered.
-pub(crate) struct Trimmed<B>(pub B);
+pub struct Trimmed<B>(pub B);
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Trimmed<B> {
     type Data = Bytes;

@@ -19,7 +19,7 @@ const HEADER_TABLE_SIZE: [u8; 2] = [0, 1];
 
 /// What a complete frame means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FrameEvent {
+pub enum FrameEvent {
     /// The head of a request is complete.
     Opened { stream: u32, has_body: bool },
     /// A trailer section of a request is complete.
@@ -33,7 +33,7 @@ pub(super) enum FrameEvent {
 }
 
 /// The parser for one side. For a client, it starts after the preface.
-pub(super) struct Frames {
+pub struct Frames {
     is_client: bool,
     /// Length, type, flags and stream; the first `header_len` bytes are present.
     header: [u8; 9],
@@ -65,7 +65,7 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn of_client() -> Self {
+    pub fn of_client() -> Self {
         Self {
             is_client: true,
             header: [0; 9],
@@ -86,12 +86,12 @@ impl Frames {
         }
     }
 
-    pub(super) fn of_server() -> Self {
+    pub fn of_server() -> Self {
         Self { is_client: false, ..Self::of_client() }
     }
 
     /// Parses bytes up to the next event. `bytes` keeps what follows it.
-    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameEvent> {
+    pub fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameEvent> {
         while let Some((&byte, rest)) = bytes.split_first() {
             if self.header_len < self.header.len() {
                 self.header[self.header_len] = byte;
@@ -124,17 +124,17 @@ impl Frames {
     }
 
     /// Whether a head, the preface or a frame header is incomplete.
-    pub(super) fn is_unfinished(&self) -> bool {
+    pub fn is_unfinished(&self) -> bool {
         !self.has_complete_frame || self.in_head || (1..self.header.len()).contains(&self.header_len)
     }
 
     /// How many bytes an incomplete head will have at the end of this frame.
-    pub(super) fn unfinished_head(&self) -> usize {
+    pub fn unfinished_head(&self) -> usize {
         if self.in_head { self.head + self.left } else { 0 }
     }
 
     /// How many bytes remain of a DATA frame.
-    pub(super) fn data_left(&self) -> usize {
+    pub fn data_left(&self) -> usize {
         let is_data = self.header_len == self.header.len() && self.header[3] == DATA;
         if is_data { self.left } else { 0 }
     }
@@ -145,7 +145,7 @@ impl Frames {
     }
 
     /// The bytes of all trailer sections so far.
-    pub(super) fn trailers(&self) -> usize {
+    pub fn trailers(&self) -> usize {
         self.trailers
     }
 

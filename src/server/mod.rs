@@ -60,8 +60,10 @@ use crate::otlp::{self, Exporter};
 use crate::request::peer::Peer;
 use crate::telemetry::history::SAMPLE_INTERVAL;
 use accept::{Accepting, ConnectionHandler};
+// For fuzz targets.
 pub(crate) use descriptors::ConnectionLimit;
 pub use descriptors::raise_open_files;
+pub use frames::{FrameEvent, Frames};
 use listeners::ServerListener;
 pub use listeners::{Inherited, NAMES};
 pub use reload::ReloadError;

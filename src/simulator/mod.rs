@@ -43,19 +43,17 @@ use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 
 use crate::catalogue::{Catalogue, Origin, Service};
 use crate::clock::Clock;
 use crate::machine::Machine;
-use crate::net::Listener;
 use crate::request::id::RequestIds;
 use crate::sync::{Mutex, MutexGuard};
 use behaviour::{Barrier, Behaviour};
 pub use changes::{ChangeUnit, Changes, History};
 pub use keys::IssuedKey;
 use keys::Keys;
-use listeners::Listeners;
+use listeners::{Listeners, Place};
 use log::RequestLog;
 pub(crate) use log::{EndedRequest, RecordedRequest};
 pub use quotas::{
@@ -86,9 +84,7 @@ impl Simulator {
     /// # Errors
     /// When no port is free, or there is no randomness for tokens.
     pub async fn start() -> io::Result<Self> {
-        let workspace = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let appstream = TcpListener::bind(("127.0.0.1", 0)).await?;
-        Self::start_both([workspace, appstream].map(Listener::System), &Clock::System.into())
+        Self::start_at([SocketAddr::from(([127, 0, 0, 1], 0)); 2], &Clock::System.into())
     }
 
     /// Starts both services on this address.
@@ -96,9 +92,10 @@ impl Simulator {
     /// # Errors
     /// When the address is in use or not of this machine, or there is no randomness for tokens.
     pub async fn start_on(address: SocketAddr) -> io::Result<Self> {
-        let listener = Listener::System(TcpListener::bind(address).await?);
-        let simulator = Self::new(origin(&listener)?, origin(&listener)?, &Clock::System.into())?;
-        simulator.shared.listeners.listen(&simulator.shared.state, None, listener)?;
+        let machine = Machine::from(Clock::System);
+        let place = Place::new(address, &machine.network)?;
+        let simulator = Self::new(origin(&place)?, origin(&place)?, &machine)?;
+        simulator.shared.listeners.listen(&simulator.shared.state, None, place)?;
         Ok(simulator)
     }
 
@@ -107,14 +104,11 @@ impl Simulator {
     /// # Errors
     /// When an address is in use or not of this machine, or there is no randomness for tokens.
     pub fn start_at(addresses: [SocketAddr; 2], machine: &Machine) -> io::Result<Self> {
-        let [workspace, appstream] = addresses.map(|address| machine.network.listen(address, listeners::BUFFERS));
-        Self::start_both([workspace?, appstream?], machine)
-    }
-
-    fn start_both(of: [Listener; 2], machine: &Machine) -> io::Result<Self> {
-        let simulator = Self::new(origin(&of[0])?, origin(&of[1])?, machine)?;
-        for (service, listener) in [Service::Workspace, Service::AppStream].into_iter().zip(of) {
-            simulator.shared.listeners.listen(&simulator.shared.state, Some(service), listener)?;
+        let [workspace, appstream] = addresses.map(|address| Place::new(address, &machine.network));
+        let places = [workspace?, appstream?];
+        let simulator = Self::new(origin(&places[0])?, origin(&places[1])?, machine)?;
+        for (service, place) in [Service::Workspace, Service::AppStream].into_iter().zip(places) {
+            simulator.shared.listeners.listen(&simulator.shared.state, Some(service), place)?;
         }
         Ok(simulator)
     }
@@ -138,7 +132,7 @@ impl Simulator {
         Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::new(machine.network.clone()) }) })
     }
 
-    /// Closes the listeners and their connections. Later connections are refused.
+    /// Closes the connections. Later ones are refused, and no other socket gets the addresses.
     pub async fn shut_down(&self) {
         self.shared.listeners.shut_down().await;
     }
@@ -146,7 +140,7 @@ impl Simulator {
     /// Listens on the same addresses again after [`shut_down`](Self::shut_down).
     ///
     /// # Errors
-    /// When an address could not be reserved, or the services are running.
+    /// When the services are running or, on systems other than Linux, when an address is in use.
     pub fn restart(&self) -> io::Result<()> {
         self.shared.listeners.restart(&self.shared.state)
     }
@@ -437,7 +431,7 @@ impl Simulator {
     }
 }
 
-fn origin(listener: &Listener) -> io::Result<Origin> {
-    let authority = Authority::try_from(listener.local_addr()?.to_string()).map_err(io::Error::other)?;
+fn origin(place: &Place) -> io::Result<Origin> {
+    let authority = Authority::try_from(place.address()?.to_string()).map_err(io::Error::other)?;
     Ok(Origin::new(Scheme::HTTP, authority))
 }

@@ -14,7 +14,7 @@ mod quota_wait;
 mod ready;
 mod schedule;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
-use super::quota::{Draw, Hold, Ledger, LimitKind, Share};
+use super::quota::{Draw, Hold, Ledger, LimitKind, Share, SharedLimits};
 use crate::catalogue::{QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::random::HashMap;
@@ -244,8 +244,9 @@ impl Gate {
     pub(crate) fn has_to_wait(&self, service: Service, call: &GateCall) -> bool {
         // It is not in the queue.
         let (service_gate, draw) = (self.service_gate(service), Draw { has_client: false, ..Self::draw(call) });
+        let state = service_gate.state();
         let pace = service_gate.pace(self.clock.now());
-        service_gate.state().schedule.has_to_wait(call.client, call.class, &draw, &pace)
+        state.schedule.has_to_wait(call.client, call.class, &draw, &pace)
     }
 
     /// Limits of upstream have changed: starts the calls that may be sent now.
@@ -308,6 +309,7 @@ impl Gate {
             Arc::new(ServiceGate {
                 service,
                 ledger: Arc::clone(&self.ledger),
+                limits: self.ledger.limits(service),
                 on_quota_wait: Arc::clone(&self.on_quota_wait),
                 clock: self.clock.clone(),
                 other: Arc::clone(&self.other),
@@ -326,6 +328,7 @@ impl Gate {
 struct ServiceGate {
     service: Service,
     ledger: Arc<Ledger>,
+    limits: SharedLimits,
     on_quota_wait: OnQuotaWait,
     clock: Clock,
     other: Arc<OtherGate>,
@@ -347,8 +350,9 @@ impl ServiceGate {
         self.state.lock()
     }
 
+    /// Locks the limits of the service. The state must be locked before, never after.
     fn pace(&self, now: Instant) -> ServicePace<'_> {
-        ServicePace { ledger: &self.ledger, service: self.service, now, frees_lists: Cell::default() }
+        ServicePace { limits: RefCell::new(self.limits.lock()), now, frees_lists: Cell::default() }
     }
 
     /// Starts the calls that may be sent now, because limits have changed.
@@ -369,13 +373,15 @@ impl ServiceGate {
             }
         }
         let release = state.schedule.next_release(&pace);
+        let frees_lists = pace.frees_lists.get();
+        drop(pace);
         if state.timer.as_ref().map(|(at, _)| *at) != release {
             state.timer = release.and_then(|at| Some((at, self.start_at(at)?)));
         }
         // Two gates must not lock each other.
         drop(state);
         self.changed.notify_waiters();
-        if pace.frees_lists.get() {
+        if frees_lists {
             self.quota_changed_for_other();
         }
     }

@@ -42,6 +42,7 @@ pub use failure::Failure;
 pub use fault::Fault;
 pub use trust::Authorities;
 pub(crate) use trust::tls;
+pub use tunnel::connect_status;
 
 /// The `User-Agent` of calls to upstream and of CONNECT requests to a proxy.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("workspace-gateway/", env!("CARGO_PKG_VERSION")));

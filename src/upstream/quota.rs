@@ -31,7 +31,7 @@ use self::service::{Pause, ServiceLimits};
 use crate::catalogue::{ConfiguredQuota, Quota, QuotaPolicy, Service};
 use crate::random::HashMap;
 use crate::request::caller::Caller;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 use crate::upstream::key_breaker::ProcessId;
 
 /// Who makes a call, as far as shares of a limit depend on it.
@@ -127,7 +127,42 @@ pub struct LimitState {
 pub(crate) struct Ledger {
     /// `None` without a fleet.
     process: Option<ProcessId>,
-    services: Mutex<HashMap<Service, Arc<Mutex<ServiceLimits>>>>,
+    services: Mutex<HashMap<Service, SharedLimits>>,
+}
+
+/// The limits of one service, from which two gates draw.
+#[derive(Clone, Default)]
+pub(crate) struct SharedLimits(Arc<Mutex<ServiceLimits>>);
+
+/// The limits of one service while no other gate can count a call. What is free stays free until this is dropped.
+pub(crate) struct LockedLimits<'l>(MutexGuard<'l, ServiceLimits>);
+
+impl SharedLimits {
+    pub(crate) fn lock(&self) -> LockedLimits<'_> {
+        LockedLimits(self.0.lock())
+    }
+}
+
+impl LockedLimits<'_> {
+    /// Like [`Ledger::hold`], for a call that waits if it is held back.
+    pub(crate) fn hold_call(&mut self, draw: &Draw, kind: LimitKind, ahead: u32, now: Instant) -> Option<Hold> {
+        let hold = self.0.hold(draw, kind, ahead, now);
+        if hold.is_some() {
+            self.0.note_held(draw, kind, now);
+        }
+        hold
+    }
+
+    /// Whether a limit of all callers may hold back the call.
+    pub(crate) fn has_shared_limit(&mut self, draw: &Draw, now: Instant) -> bool {
+        self.0.has_shared_limit(draw, now)
+    }
+
+    /// Counts a call that is sent now. The caller has checked that it may be, and has kept the lock since. Returns
+    /// whether lists may have left room for it, and may be sent earlier from now on.
+    pub(crate) fn take(&mut self, draw: &Draw, now: Instant) -> bool {
+        self.0.take(draw, now)
+    }
 }
 
 impl Ledger {
@@ -136,8 +171,9 @@ impl Ledger {
         Self { process, services: Mutex::default() }
     }
 
-    fn service(&self, service: Service) -> Arc<Mutex<ServiceLimits>> {
-        Arc::clone(self.services.lock().entry(service).or_default())
+    /// The limits of a service. They are the same as long as the ledger exists.
+    pub(crate) fn limits(&self, service: Service) -> SharedLimits {
+        self.services.lock().entry(service).or_default().clone()
     }
 
     /// The limits that are configured from now on.
@@ -146,7 +182,7 @@ impl Ledger {
         let named = configured.iter().map(|quota| quota.service);
         for service in known.into_iter().chain(named) {
             let of_service = configured.iter().filter(|quota| quota.service == service).cloned().collect();
-            self.service(service).lock().configure(of_service);
+            self.limits(service).lock().0.configure(of_service);
         }
     }
 
@@ -160,41 +196,12 @@ impl Ledger {
         ahead: u32,
         now: Instant,
     ) -> Option<Hold> {
-        self.service(service).lock().hold(draw, kind, ahead, now)
-    }
-
-    /// The same for a call that waits if it is held back.
-    pub(crate) fn hold_call(
-        &self,
-        service: Service,
-        draw: &Draw,
-        kind: LimitKind,
-        ahead: u32,
-        now: Instant,
-    ) -> Option<Hold> {
-        let limits = self.service(service);
-        let mut limits = limits.lock();
-        let hold = limits.hold(draw, kind, ahead, now);
-        if hold.is_some() {
-            limits.note_held(draw, kind, now);
-        }
-        hold
-    }
-
-    /// Whether a limit of all callers may hold back the call.
-    pub(crate) fn has_shared_limit(&self, service: Service, draw: &Draw, now: Instant) -> bool {
-        self.service(service).lock().has_shared_limit(draw, now)
-    }
-
-    /// Counts a call that is sent now. The caller has checked that it may be. Returns whether lists may have left
-    /// room for it, and may be sent earlier from now on.
-    pub(crate) fn take(&self, service: Service, draw: &Draw, now: Instant) -> bool {
-        self.service(service).lock().take(draw, now)
+        self.limits(service).lock().0.hold(draw, kind, ahead, now)
     }
 
     /// A call that was counted is not sent.
     pub(crate) fn give_back(&self, service: Service, draw: &Draw, taken: Instant) {
-        self.service(service).lock().give_back(draw, taken);
+        self.limits(service).lock().0.give_back(draw, taken);
     }
 
     /// Learns from a response. `body` is read only if it is a 429.
@@ -208,8 +215,8 @@ impl Ledger {
     ) -> Lesson {
         let is_refusal = status == StatusCode::TOO_MANY_REQUESTS;
         let told = told::told_limits(headers, if is_refusal { body } else { b"" });
-        let limits = self.service(service);
-        let mut limits = limits.lock();
+        let limits = self.limits(service);
+        let mut limits = limits.0.lock();
         if !is_refusal && told.is_empty() {
             let changes = limits.ended_by(now);
             return Lesson { changes, refused_by: None, news: self.news(&mut limits, draw, now) };
@@ -231,8 +238,8 @@ impl Ledger {
         if self.process == Some(news.process) {
             return Vec::new();
         }
-        let limits = self.service(service);
-        let mut limits = limits.lock();
+        let limits = self.limits(service);
+        let mut limits = limits.0.lock();
         limits.told(news, at, now)
     }
 
@@ -240,16 +247,16 @@ impl Ledger {
     pub(crate) fn pause(&self, service: Service, draw: &Draw, span: Duration, now: Instant) {
         if let Some(caller) = draw.caller {
             let pause = Pause { policy: QuotaPolicy::User, cause: HoldCause::Asked, until: now + span };
-            let limits = self.service(service);
-            limits.lock().pause(caller, draw.is_proved, pause, now);
+            let limits = self.limits(service);
+            limits.0.lock().pause(caller, draw.is_proved, pause, now);
         }
     }
 
     /// The limits in force.
     pub(crate) fn states(&self, now: Instant) -> Vec<(Service, Vec<LimitState>)> {
         let mut services: Vec<_> =
-            self.services.lock().iter().map(|(service, limits)| (*service, Arc::clone(limits))).collect();
+            self.services.lock().iter().map(|(service, limits)| (*service, limits.clone())).collect();
         services.sort_by_key(|(service, _)| service.as_str());
-        services.into_iter().map(|(service, limits)| (service, limits.lock().states(now))).collect()
+        services.into_iter().map(|(service, limits)| (service, limits.0.lock().states(now))).collect()
     }
 }

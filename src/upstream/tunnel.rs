@@ -166,6 +166,14 @@ async fn read_response(io: &mut (impl AsyncRead + Unpin)) -> io::Result<ConnectR
     }
 }
 
+/// The status of a proxy's final response, and whether bytes followed its head. For fuzz targets.
+///
+/// # Errors
+/// If the stream fails, or has no such head.
+pub async fn connect_status(io: &mut (impl AsyncRead + Unpin)) -> io::Result<(StatusCode, bool)> {
+    read_response(io).await.map(|ConnectResponse { status, is_followed }| (status, is_followed))
+}
+
 /// The status and the size of a response head, if it is complete.
 fn parse_head(bytes: &[u8]) -> io::Result<Option<(StatusCode, usize)>> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];

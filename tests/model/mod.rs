@@ -240,6 +240,21 @@ fn gateway_and_model_agree_in_every_sequence() {
     }
 }
 
+/// Seed 12884901947 has found this, and the property was wrong. After a call without a response for others, gateways do not
+/// wait for each other.
+#[test]
+fn several_gateways_may_call_upstream_for_the_same_after_a_call_has_timed_out() {
+    let request = |gateway, key| tiered::steps::Step::Request {
+        gateway,
+        key,
+        caller: 2,
+        directives: domain::RequestDirectives::None,
+    };
+    let waiting = tiered::steps::Step::Pass(settings::Settings::ANSWER_TIMEOUT);
+    let steps = vec![request(1, 1), waiting, request(1, 1), request(0, 0)];
+    assert_eq!(tiered::run(&tiered::steps::Sequence { settings: 0, gateways: 2, steps }).err(), None);
+}
+
 /// The seeds of so many batches of the chosen kind, from a random one on. Without a kind, of so many ordinary batches and the others for them. They
 /// are mixed, so that a mutant of each kind is noticed soon.
 fn seeds(random: Option<u64>, batches: u64) -> Vec<u64> {

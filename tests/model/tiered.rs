@@ -485,7 +485,10 @@ impl Driver {
             let latest = (self.now - self.jumped).checked_sub(Settings::ANSWER_TIMEOUT);
             let is_overdue = |call: &&Call| latest.is_some_and(|latest| call.sent <= latest);
             let Some(call) = self.processes[gateway].calls.iter().find(is_overdue) else { return Ok(()) };
-            self.complete(gateway, call.id, &Outcome::TimedOut).await?;
+            let id = call.id;
+            // For a while each gateway makes its own calls.
+            self.is_calm = false;
+            self.complete(gateway, id, &Outcome::TimedOut).await?;
         }
     }
 

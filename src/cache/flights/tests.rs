@@ -1,5 +1,7 @@
 //! Which request gets the result of which call.
 
+mod schedules;
+
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;

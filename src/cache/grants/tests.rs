@@ -1,5 +1,7 @@
 //! The states of grants over time.
 
+mod schedules;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 

@@ -24,12 +24,23 @@ use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::gateway::hint::Hints;
 use crate::gateway::memory::Memory;
+use crate::gateway::{key_trial, message};
 use crate::request::caller::Caller;
 use crate::request::digest::Digests;
 use crate::request::key::RequestKey;
 
 /// The most memory that restored entries may take, in bytes.
 const MAX_SIZE: u64 = 64 << 20;
+
+/// Decodes the content of a notice, and encodes it again. `None` if it is none.
+pub fn encoded_again(content: &[u8]) -> Option<Vec<u8>> {
+    message::decode(content)?.encode()
+}
+
+/// The same for what trials of an access key have shown.
+pub fn trial_encoded_again(record: &[u8]) -> Option<Vec<u8>> {
+    key_trial::encode(&key_trial::decode(record).ok()?)
+}
 
 /// Reads records for one request key, and snapshots. Each record and snapshot is read by an empty memory.
 pub struct RecordReader {

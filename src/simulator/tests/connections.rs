@@ -1,6 +1,10 @@
 //! Tests of the simulator's connections: injected failures, raw bytes, start and stop.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
+
+use tokio::task::JoinHandle;
 
 use super::*;
 
@@ -102,4 +106,23 @@ async fn it_stops_when_shut_down_or_dropped() {
     drop(other);
     let end = tokio::task::spawn_blocking(move || stream.read(&mut [0; 16]));
     assert_eq!(end.await.unwrap().unwrap_or(0), 0);
+}
+
+/// A process that is being started has copies of the listening sockets until it executes its program.
+#[tokio::test]
+async fn it_keeps_its_addresses_while_it_is_shut_down_and_processes_are_being_started() {
+    let bench = Bench::new().await;
+    let addresses =
+        Service::ALL.map(|service| bench.simulator.url(service).strip_prefix("http://").unwrap().to_owned());
+    let starting = || (0..300).for_each(|_| assert!(Command::new("true").status().unwrap().success()));
+    let starting = [tokio::task::spawn_blocking(starting), tokio::task::spawn_blocking(starting)];
+    while !starting.iter().all(JoinHandle::is_finished) {
+        bench.simulator.shut_down().await;
+        for address in &addresses {
+            assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+            assert_eq!(TcpListener::bind(address).unwrap_err().kind(), ErrorKind::AddrInUse);
+        }
+        bench.simulator.restart().unwrap();
+        addresses.iter().for_each(|address| drop(TcpStream::connect(address).unwrap()));
+    }
 }

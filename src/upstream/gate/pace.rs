@@ -1,10 +1,9 @@
 //! What paces the calls of a gate. The schedule knows only the trait, so that its tests need no ledger.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
-use crate::catalogue::Service;
-use crate::upstream::quota::{Draw, Hold, Ledger, LimitKind};
+use crate::upstream::quota::{Draw, Hold, LimitKind, LockedLimits};
 
 /// What paces calls: the quota ledger.
 pub(super) trait Pace {
@@ -20,10 +19,9 @@ pub(super) trait Pace {
     fn take(&self, draw: &Draw);
 }
 
-/// The limits of one service at one time.
+/// The limits of one service at one time. The other gate waits until this is dropped.
 pub(super) struct ServicePace<'g> {
-    pub(super) ledger: &'g Ledger,
-    pub(super) service: Service,
+    pub(super) limits: RefCell<LockedLimits<'g>>,
     pub(super) now: Instant,
     /// Set if lists may be sent earlier, because a relayed request has been sent that they have left room for.
     pub(super) frees_lists: Cell<bool>,
@@ -35,15 +33,15 @@ impl Pace for ServicePace<'_> {
     }
 
     fn hold(&self, draw: &Draw, kind: LimitKind, ahead: u32) -> Option<Hold> {
-        self.ledger.hold_call(self.service, draw, kind, ahead, self.now)
+        self.limits.borrow_mut().hold_call(draw, kind, ahead, self.now)
     }
 
     fn is_shared(&self, draw: &Draw) -> bool {
-        self.ledger.has_shared_limit(self.service, draw, self.now)
+        self.limits.borrow_mut().has_shared_limit(draw, self.now)
     }
 
     fn take(&self, draw: &Draw) {
-        if self.ledger.take(self.service, draw, self.now) {
+        if self.limits.borrow_mut().take(draw, self.now) {
             self.frees_lists.set(true);
         }
     }

@@ -1,5 +1,7 @@
 //! How calls wait at the gate, and that a call that stops waiting leaves no state behind.
 
+mod schedules;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};

@@ -232,7 +232,7 @@ fn that_a_limit_has_ended_is_reported_even_if_operators_have_looked_meanwhile() 
     let (ledger, start, caller) = (Ledger::default(), Clock::System.now(), draw(1));
     let body = br#"{"error_code":"APIGW.0308","error_msg":"policy user over ratelimit,limit:1,time:10 second"}"#;
     let refuse = |now: Instant| {
-        ledger.take(SERVICE, &caller, now);
+        ledger.limits(SERVICE).lock().take(&caller, now);
         let refusal = (StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new(), &body[..]);
         ledger.learn(SERVICE, (&caller, now), refusal, None, now).changes
     };
@@ -252,7 +252,7 @@ fn that_a_limit_has_ended_is_reported_with_its_operation_at_a_response_to_any_ca
     let (ledger, start, caller) = (Ledger::default(), Clock::System.now(), draw(1));
     let body = br#"{"error_code":"APIGW.0308","error_msg":"policy api over ratelimit,limit:1,time:10 second"}"#;
     let learn = |status: StatusCode, draw: &Draw, now: Instant| {
-        ledger.take(SERVICE, draw, now);
+        ledger.limits(SERVICE).lock().take(draw, now);
         ledger.learn(SERVICE, (draw, now), (status, &HeaderMap::new(), &body[..]), None, now).changes
     };
     let limit = quota(1, 10 * SECOND);

@@ -1,10 +1,21 @@
-//! What the targets share: seeds, edits of valid inputs, and a limit of memory.
+//! What the targets share: seeds, edits of valid inputs, hyper's reading of a request, and a limit of memory.
 
+use std::cell::RefCell;
+use std::convert::Infallible;
 use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
-use std::{env, fs, process};
+use std::{env, fs, future, io, process};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body_util::Empty;
+use hyper::body::{Body, Incoming};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use workspace_gateway::testing::clock::{Clock, ManualClock};
 use workspace_gateway::testing::config::Config;
 use workspace_gateway::testing::gateway::snapshot::RecordReader;
@@ -55,6 +66,14 @@ pub fn read_response(input: &[u8]) -> (HeaderMap, &[u8]) {
     (headers, body)
 }
 
+/// Whether a directive is there, for a reader that knows no quoted strings. `None` if there are some, or other odd text.
+pub fn has_directive(headers: &HeaderMap, name: &str) -> Option<bool> {
+    let values: Option<Vec<&str>> = headers.get_all("cache-control").iter().map(|it| it.to_str().ok()).collect();
+    let values = values.filter(|values| !values.iter().any(|value| value.contains('"')))?;
+    let mut parts = values.iter().flat_map(|value| value.split(','));
+    Some(parts.any(|part| part.split('=').next().is_some_and(|it| it.trim().eq_ignore_ascii_case(name))))
+}
+
 /// Puts records into one sequence of bytes: before each, its length in two bytes.
 pub fn join(records: &[Vec<u8>]) -> Vec<u8> {
     let framed = |record: &Vec<u8>| [&u16::try_from(record.len()).unwrap().to_le_bytes()[..], record].concat();
@@ -89,6 +108,64 @@ pub fn edit(bytes: &mut Vec<u8>, script: &[u8]) {
                 bytes.extend(part);
             }
         }
+    }
+}
+
+/// A connection whose client has sent these bytes and waits. What is written to it is dropped.
+struct Received<'b>(&'b [u8]);
+
+impl Read for Received<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, mut buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if self.0.is_empty() {
+            return Poll::Pending;
+        }
+        let (here, rest) = self.0.split_at(self.0.len().min(buffer.remaining()));
+        buffer.put_slice(here);
+        self.0 = rest;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Received<'_> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What hyper's HTTP/1 server makes of the first bytes of a connection.
+pub enum Reading {
+    /// A request, whether it has a body, and how many bytes follow its head. With a body that number means nothing.
+    Request { head: Box<Parts>, has_body: bool, rest: usize },
+    /// The head is not complete.
+    Waits,
+    /// It is no request.
+    Fails,
+}
+
+pub fn read_request(bytes: &[u8]) -> Reading {
+    let request = RefCell::new(None);
+    let service = service_fn(|received: Request<Incoming>| {
+        let (head, body) = received.into_parts();
+        request.borrow_mut().get_or_insert((Box::new(head), !body.is_end_stream()));
+        future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+    });
+    let mut builder = http1::Builder::new();
+    let mut connection = builder.header_read_timeout(None).serve_connection(Received(bytes), service);
+    let polled = Pin::new(&mut connection).poll(&mut Context::from_waker(Waker::noop()));
+    let parts = connection.into_parts();
+    let rest = parts.read_buf.len() + parts.io.0.len();
+    match request.into_inner() {
+        Some((head, has_body)) => Reading::Request { head, has_body, rest },
+        None if polled.is_pending() => Reading::Waits,
+        None => Reading::Fails,
     }
 }
 

@@ -1,9 +1,11 @@
-//! What upstream says of its limits: header fields, an empty line, and a body.
+//! What upstream says of its limits: header fields, an empty line, and a body. A limit that is written again as a field of the
+//! API gateway is read as the same one.
 
 #![no_main]
 
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use workspace_gateway::testing::upstream::quota::{ToldLimit, told_limits};
 use workspace_gateway_fuzz::{read_response, within_memory};
@@ -28,11 +30,27 @@ fn check(limits: &[ToldLimit], body: &[u8]) {
     }
 }
 
+/// The limit as a field of the API gateway. `None` if that cannot say it.
+fn written(limit: &ToldLimit) -> Option<HeaderMap> {
+    let policy: &str = limit.policy?.into();
+    let mut text = limit.remaining.map(|remaining| format!("remain:{remaining},")).unwrap_or_default();
+    let quota = limit.quota?;
+    let seconds = u32::try_from(quota.window.as_secs()).ok()?;
+    text += &format!("limit:{},time:{seconds} second", quota.calls);
+    let name = HeaderName::try_from(format!("x-apig-ratelimit-{policy}")).unwrap();
+    Some(HeaderMap::from_iter([(name, HeaderValue::try_from(text).unwrap())]))
+}
+
 fuzz_target!(|input: &[u8]| {
     let (headers, body) = read_response(input);
     let limits = within_memory(MEMORY, || told_limits(&headers, body));
     check(&limits, body);
     assert_eq!(limits, told_limits(&headers, body));
+    for limit in &limits {
+        let again = written(limit).map(|headers| told_limits(&headers, b""));
+        let same = ToldLimit { has_refused: false, reset: None, ..*limit };
+        assert!(again.is_none_or(|again| again == [same]), "{limit:?}");
+    }
     // Without a body there is no refusal.
     let without = told_limits(&headers, b"");
     check(&without, b"");

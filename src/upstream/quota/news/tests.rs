@@ -32,13 +32,13 @@ impl Gateway {
     }
 
     fn hold(&self, draw: &Draw, now: Instant) -> Option<Hold> {
-        let hold = |kind| self.0.hold_call(SERVICE, draw, kind, 0, now);
+        let hold = |kind| self.0.limits(SERVICE).lock().hold_call(draw, kind, 0, now);
         [LimitKind::Own, LimitKind::Shared].into_iter().filter_map(hold).max_by_key(|hold| hold.until)
     }
 
     /// A call is sent and answered now. A refusal names a limit of so many calls in ten seconds.
     fn call(&self, draw: &Draw, refusal: Option<(&str, u32)>, now: Instant) -> Lesson {
-        self.0.take(SERVICE, draw, now);
+        self.0.limits(SERVICE).lock().take(draw, now);
         self.answer(draw, refusal, &HeaderMap::new(), now)
     }
 
@@ -89,8 +89,9 @@ fn what_is_told_is_not_told_on_and_a_gateway_learns_nothing_from_itself() {
     assert!(other.answer(&draw(1), None, &HeaderMap::new(), start).news.is_empty());
     one.told(&news, start);
     let free = start + 11 * SECOND;
-    let sent =
-        (0..9).take_while(|_| one.hold(&draw(1), free).is_none() && !one.0.take(SERVICE, &draw(1), free)).count();
+    let sent = (0..9)
+        .take_while(|_| one.hold(&draw(1), free).is_none() && !one.0.limits(SERVICE).lock().take(&draw(1), free))
+        .count();
     assert_eq!(sent, 5, "the whole quota");
 }
 
@@ -133,7 +134,7 @@ fn a_limit_from_fields_is_told_and_that_nothing_is_left() {
             http::HeaderName::from_static("x-apig-ratelimit-user"),
             HeaderValue::try_from(text).unwrap(),
         )]);
-        one.0.take(SERVICE, &draw(1), start);
+        one.0.limits(SERVICE).lock().take(&draw(1), start);
         let news = at(start, one.answer(&draw(1), None, &headers, start));
         other.told(&news, start);
         (news.len(), other.0.states(start)[0].1[0].remaining)
@@ -211,7 +212,9 @@ fn the_part_of_a_gateway_that_is_idle_goes_to_the_others_and_the_limit_ends_when
     one.told(&at(start, other.call(&draw(1), Some(("user", 10)), start)), start);
     let mut now = start + 11 * SECOND;
     let send_all = |now: Instant| {
-        (0..99).take_while(|_| one.hold(&draw(1), now).is_none() && !one.0.take(SERVICE, &draw(1), now)).count()
+        (0..99)
+            .take_while(|_| one.hold(&draw(1), now).is_none() && !one.0.limits(SERVICE).lock().take(&draw(1), now))
+            .count()
     };
     assert_eq!(send_all(now), 5);
     now += 11 * SECOND;

@@ -44,7 +44,9 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => denied_in_flight().boxed(),
         2 => denied_during_look_up().boxed(),
         3 => calls().boxed(),
-        3 => out_of_sync().boxed(),
+        4 => out_of_sync().boxed(),
+        1 => proved_earlier().boxed(),
+        1 => hits_out_of_sync().boxed(),
         2 => strangers().boxed(),
         2 => told_of_entries().boxed(),
     ];
@@ -178,22 +180,55 @@ fn calls() -> impl Strategy<Value = Template> {
     )
 }
 
-/// A gateway that has borrowed a grant is out of sync. A newer entry may be there. The caller's own call ends.
+/// A gateway that has borrowed a grant is out of sync, and may miss notices. A newer entry may be there, also after a
+/// restart. The caller's own call ends.
 fn out_of_sync() -> impl Strategy<Value = Template> {
     let end = prop_oneof![3 => failure(), 1 => Just(regular()), 1 => denial()];
-    (end, 900..4 * SECOND, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(end, span, is_newer, is_denied, is_away)| {
+    let lost = prop_oneof![3 => Just(false), 1 => Just(true)];
+    let restart = prop_oneof![3 => Just(None), 1 => Just(Some(Step::Restart(1, 1)))];
+    (end, 900..4 * SECOND, any::<bool>(), any::<bool>(), any::<bool>(), lost, restart).prop_map(
+        |(end, span, is_newer, is_denied, is_away, is_lost, restart)| {
             Template(Box::new(move |Subject { one, other, key }| {
                 let mut steps = vec![fetch(0, key, one), read(1), request(1, key, one)];
                 steps.extend(is_denied.then(|| denied(0, one, key, Outcome::Status(403))).into_iter().flatten());
                 steps.push(Step::Pass(span));
+                if is_lost {
+                    let purge = Step::Purge { gateway: 0, operation: None, project: Some(1) };
+                    steps.extend([purge, Step::Engine(Fault::LoseLog), read(1)]);
+                }
                 steps.extend(is_newer.then(|| [Step::Pass(45 * SECOND), fetch(1, key, other)]).into_iter().flatten());
+                steps.extend(restart.clone());
                 steps.extend(is_away.then_some(Step::Engine(Fault::Mode(Mode::Away))));
                 steps.extend([request(1, key, one), complete(1, end.clone()), request(1, key, one)]);
                 steps
             }))
         },
     )
+}
+
+/// A gateway borrows a proof that is later than the caller's own call there, which then proves the caller, too.
+fn proved_earlier() -> impl Strategy<Value = Template> {
+    (SECOND..15 * SECOND, SECOND..20 * SECOND).prop_map(|(later, span)| {
+        Template(Box::new(move |Subject { one, key, .. }| {
+            // Without the records, each gateway makes its own call.
+            let own = |gateway| Step::Request { gateway, key, caller: one, directives: RequestDirectives::NoCache };
+            let mut steps = vec![own(1), Step::Pass(later), own(0), complete(0, regular()), read(1)];
+            steps.extend([request(1, 1 - key, one), complete(1, regular()), Step::Pass(span), request(1, key, one)]);
+            steps
+        }))
+    })
+}
+
+/// A gateway has a hit on the fast path while it is in sync, and the same request comes again when it is not.
+fn hits_out_of_sync() -> impl Strategy<Value = Template> {
+    (500..950_u64, 100..900_u64).prop_map(|(span, later)| {
+        Template(Box::new(move |Subject { one, key, .. }| {
+            let hit = || request(1, key, one);
+            let mut steps = vec![fetch(0, key, one), read(1), hit(), hit()];
+            steps.extend([Step::Pass(span), hit(), Step::Pass(later), hit()]);
+            steps
+        }))
+    })
 }
 
 /// A caller that has no grant at a gateway is denied there, while others may know it.
