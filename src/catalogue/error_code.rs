@@ -1,6 +1,7 @@
 //! Reads the `error_code` of upstream's error bodies: is it the service's, or the API gateway's?
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// Reads the code of an error body: `{"error_code": "WKS.…", "error_msg": "…"}`. `None` if the body is not such an
 /// object, or has the field twice.
@@ -9,7 +10,13 @@ pub(crate) fn error_code(body: &[u8]) -> Option<String> {
     struct ErrorBody {
         error_code: String,
     }
-    serde_json::from_slice::<ErrorBody>(body).ok().map(|error| error.error_code)
+    read_object::<ErrorBody>(body).map(|error| error.error_code)
+}
+
+/// Reads a struct from a JSON object. serde would also take an array of its fields for it.
+pub(crate) fn read_object<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    let is_object = body.trim_ascii_start().first() == Some(&b'{');
+    is_object.then(|| serde_json::from_slice(body).ok()).flatten()
 }
 
 /// Whether the body has a code of the service itself, such as `WKS.00211302`. Then the API gateway in front of the
@@ -43,6 +50,7 @@ mod tests {
             (r#"{"error_code":""}"#, false),
             (r#"{"error_code":1}"#, false),
             (r#"{"error_msg":"x"}"#, false),
+            (r#"["WKS.1"]"#, false),
             ("<html>", false),
             ("", false),
         ] {

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use sfv::{BareItem, Item, List, ListEntry, Parameters, Parser};
 use strum::VariantArray;
 
+use crate::catalogue::error_code;
 use crate::catalogue::{Quota, QuotaPolicy};
 
 /// The most limits that are read from one response.
@@ -67,7 +68,7 @@ fn in_refusal(body: &[u8]) -> Vec<ToldLimit> {
     if body.is_empty() || body.len() > MAX_LENGTH {
         return Vec::new();
     }
-    let refusal = serde_json::from_slice::<Refusal>(body).ok().filter(|refusal| refusal.error_code == THROTTLED);
+    let refusal = error_code::read_object::<Refusal>(body).filter(|refusal| refusal.error_code == THROTTLED);
     let Some(Refusal { error_msg: text, .. }) = refusal else { return Vec::new() };
     let limit = |text: &str| {
         let (name, numbers) = text.split_once(" over ratelimit")?;

@@ -91,6 +91,7 @@ fn a_body_that_is_not_a_refusal_for_a_limit_is_not_read() {
         refusal("apigw.0308", text),
         refusal("APIGW.0308", &format!("{text}{}", " ".repeat(MAX_LENGTH))),
         text.into(),
+        format!(r#"["APIGW.0308","{text}"]"#).into_bytes(),
         format!(r#"{{"error_code":"APIGW.0308","error_msg":["{text}"]}}"#).into_bytes(),
         format!(r#"{{"error_code":"APIGW.0308","error_msg":"","error_msg":"{text}"}}"#).into_bytes(),
         b"[".repeat(MAX_LENGTH),
