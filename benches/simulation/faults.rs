@@ -32,6 +32,8 @@ const MAX_SLOW: Duration = Duration::from_millis(400);
 const REMOVAL: Duration = Duration::from_secs(2);
 /// How long it may take until the gateway has noticed that a crowd is gone.
 const AFTER_CROWD: Duration = Duration::from_secs(1);
+/// How long it may take after a fault of the engine until all gateways have a link to it.
+const RECONNECTED: Duration = Duration::from_secs(5);
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,6 +219,7 @@ impl Faults {
     async fn cause_of_engine(&self, fault: Fault, gateway: IpAddr, dice: &mut SmallRng) {
         let Some(EngineHost { engine, host, .. }) = &self.engine else { return };
         let lasting = dice.random_range(LASTING);
+        lock(&self.judge).0.expect_unknown_callers(Clock::System.now() + lasting + RECONNECTED);
         match fault {
             Fault::EngineCutOff => {
                 self.net.cut(gateway, *host, true);

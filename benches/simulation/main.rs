@@ -68,7 +68,7 @@ use run::{Run, RunResult};
 
 /// Seeds that have found a violation. They run first.
 const KEPT: [u64; 2] = [
-    // The engine had lost the mark of a proof, so a denial at another gateway was told to nobody.
+    // The engine had lost the record of a proof, so a denial at another gateway was told to nobody (deploy/fleet.md).
     3, 4,
 ];
 

@@ -30,7 +30,7 @@ const EADDRINUSE: i32 = 98;
 const ECONNREFUSED: i32 = 111;
 
 /// The delay of a connection in one direction is below this.
-const MAX_DELAY: Duration = Duration::from_millis(4);
+const MAX_DELAY: Duration = Duration::from_millis(3);
 /// The first port of outgoing connections.
 const FIRST_PORT: u16 = 32_768;
 
