@@ -48,8 +48,8 @@
 //! them or none.
 //!
 //! What the process gets from its machine is one value ([`machine`]): clocks, random numbers, the network and threads for
-//! blocking work. Only `clock/`, `random.rs`, `net/` and `sync.rs` touch the machine. So the simulation
-//! (`benches/simulation`) can run several gateways with their upstream in one thread, on one seed.
+//! blocking work. They come from `clock/`, `random.rs`, `net/` and `sync.rs`; `tests/fences.rs` has the exceptions. So the
+//! simulation (`benches/simulation`) can run several gateways with their upstream in one thread, on one seed.
 //!
 //! A new process can replace an old one without a failed request. Both listen on sockets that a supervisor passes to
 //! them (`cli/inherit.rs`, `server/listeners.rs`). The old process asks its clients to reconnect

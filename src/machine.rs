@@ -1,4 +1,8 @@
-//! What the process gets from its machine. A test replaces all of it, so that the whole program runs on one seed.
+//! What the process gets from its machine: clocks, random numbers, the network and threads for blocking work. A test
+//! replaces them, so that the whole program runs on one seed.
+//!
+//! Not in it are files, the limits of descriptors and memory, and the threads of the log and of `cli/`. The seeds of hash
+//! maps are those of the process (`random.rs`).
 
 use crate::clock::Clock;
 use crate::net::Network;

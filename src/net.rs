@@ -61,18 +61,31 @@ impl Network {
         }
     }
 
+    /// Connects to an address, without a limit of its own.
+    ///
+    /// # Errors
+    /// If the connection is not accepted.
+    pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+        match self {
+            Self::System => without_delay(TcpStream::connect(address).await?),
+            Self::Simulated(network) => network.connect(address).await.map(Stream::Simulated),
+        }
+    }
+
     /// Connects to a host, without a limit of its own.
     ///
     /// # Errors
     /// If the name is unknown, or none of its addresses accepts the connection.
     pub(crate) async fn dial(&self, host: &str, port: u16) -> io::Result<Stream> {
         match self {
-            Self::System => {
-                let stream = TcpStream::connect((host, port)).await?;
-                stream.set_nodelay(true)?;
-                Ok(Stream::System(stream))
-            }
-            Self::Simulated(network) => network.connect(simulated::address(host, port)?).await.map(Stream::Simulated),
+            Self::System => without_delay(TcpStream::connect((host, port)).await?),
+            Self::Simulated(_) => self.connect(simulated::address(host, port)?).await,
         }
     }
+}
+
+/// Disables Nagle's algorithm.
+fn without_delay(stream: TcpStream) -> io::Result<Stream> {
+    stream.set_nodelay(true)?;
+    Ok(Stream::System(stream))
 }

@@ -2,10 +2,10 @@
 //! them by a seed. The seeds of hash maps, which decide in which order their entries are visited, are here, too.
 
 use std::fmt;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, RandomState};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use blake3::{Hasher, OutputReader};
 use foldhash::fast::{FoldHasher, SeedableRandomState};
@@ -17,7 +17,7 @@ use crate::sync::Mutex;
 ///
 /// foldhash is the hasher of hashbrown. Its seed is random in each process and differs between maps. It resists collisions
 /// as long as nobody sees hashes or their timing. These maps are bounded, and what a client chooses in a request key is
-/// hashed with a secret before (`request/key.rs`).
+/// hashed with a secret before ([`secret_hash`]).
 pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, HashState>;
 
 /// The seed of a map.
@@ -26,7 +26,7 @@ pub(crate) struct HashState(SeedableRandomState);
 
 static FIXES_HASH_SEEDS: AtomicBool = AtomicBool::new(false);
 
-/// Gives all maps that are made from now on the same seed, for tests: then a run can be repeated.
+/// Gives all maps that are made from now on, and [`secret_hash`], the same seed, for tests: then a run can be repeated.
 pub fn fix_hash_seeds() {
     FIXES_HASH_SEEDS.store(true, Ordering::Relaxed);
 }
@@ -45,6 +45,16 @@ impl BuildHasher for HashState {
 
     fn build_hasher(&self) -> Self::Hasher {
         self.0.build_hasher()
+    }
+}
+
+/// The hash of something that a client chooses, for maps (SipHash). Its seed is secret and random in each process, so that a
+/// client cannot choose values with one hash.
+pub(crate) fn secret_hash(value: &(impl Hash + ?Sized)) -> u64 {
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    match FIXES_HASH_SEEDS.load(Ordering::Relaxed) {
+        true => BuildHasherDefault::<DefaultHasher>::default().hash_one(value),
+        false => SEED.hash_one(value),
     }
 }
 

@@ -286,7 +286,7 @@ impl Iterator for SnapshotReader {
 }
 
 impl SnapshotReader {
-    /// The next records: as many as have this size together, but at least one. `None` after the end.
+    /// The next records, until they have at least this size together. The last one may be larger. `None` after the end.
     pub(crate) fn next_batch(&mut self, bytes: usize) -> Option<Vec<Result<Vec<u8>, Unreadable>>> {
         let mut left = bytes;
         let size = |record: &Result<Vec<u8>, Unreadable>| record.as_ref().map_or(0, Vec::len);

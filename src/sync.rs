@@ -9,8 +9,7 @@ pub(crate) mod explore;
 #[cfg(test)]
 mod explored;
 
-use tokio::runtime::Handle;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet, spawn, spawn_blocking};
 
 #[cfg(not(test))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -32,14 +31,11 @@ pub enum Workers {
 }
 
 impl Workers {
-    pub(crate) fn run<T: Send + 'static>(
-        self,
-        runtime: &Handle,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> JoinHandle<T> {
+    /// For use within a runtime.
+    pub(crate) fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         match self {
-            Self::Threads => runtime.spawn_blocking(work),
-            Self::Inline => runtime.spawn(async { work() }),
+            Self::Threads => spawn_blocking(work),
+            Self::Inline => spawn(async { work() }),
         }
     }
 

@@ -7,7 +7,6 @@ use http::{Method, Request, StatusCode};
 use tokio::net::{TcpListener, TcpSocket};
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
-use workspace_gateway::testing::net::Network;
 use workspace_gateway::testing::proxy_config::ProxyConfig;
 use workspace_gateway::testing::request::hop::Via;
 use workspace_gateway::testing::simulator::Simulator;
@@ -51,9 +50,7 @@ impl<'w> TestCall<'w> {
         let pem = self.ca_file.map(|path| std::fs::read(path).unwrap());
         let named =
             self.ca_file.zip(pem.as_deref()).map(|(path, pem)| Authorities { setting: "upstream.ca_file", path, pem });
-        let client =
-            HttpClient::new(named, proxy_config, limits, Via::new(1), (Clock::System, &Network::System), |_| {})
-                .unwrap();
+        let client = HttpClient::new(named, proxy_config, limits, Via::new(1), &Clock::System.into(), |_| {}).unwrap();
         let (scheme, authority) = self.url.split_once("://").unwrap();
         let origin = Origin::new(scheme.parse().unwrap(), authority.parse().unwrap());
         let (head, ()) = Request::get("/v2/p/desktops").body(()).unwrap().into_parts();

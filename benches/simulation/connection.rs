@@ -39,9 +39,17 @@ struct Pipe {
     end: Option<Instant>,
     /// Whether the reader has closed, so that bytes reset the connection.
     is_unread: bool,
+    /// Whether bytes were read.
     has_begun: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+}
+
+impl Pipe {
+    /// When the next bytes arrive, or the end.
+    fn next(&self) -> Option<Instant> {
+        self.pieces.front().map(|(at, _)| *at).or(self.end)
+    }
 }
 
 impl Pipes {
@@ -105,8 +113,7 @@ impl AsyncRead for Stream {
         let hosts = pipes.hosts();
         let (now, number) = (Clock::System.timer_now(), pipes.number);
         let pipe = &mut pipes.pipes[this.side];
-        let next = pipe.pieces.front().map(|(at, _)| *at).or(pipe.end);
-        let Some(at) = next else {
+        let Some(at) = pipe.next() else {
             pipe.reader = Some(context.waker().clone());
             return Poll::Pending;
         };
@@ -128,6 +135,7 @@ impl AsyncRead for Stream {
             && *at <= now.max(Clock::System.timer_now())
             && buffer.remaining() > 0
         {
+            pipe.has_begun = true;
             let count = bytes.len().min(buffer.remaining());
             buffer.put_slice(&bytes[..count]);
             read.extend_from_slice(&bytes[..count]);
@@ -164,6 +172,9 @@ impl AsyncWrite for Stream {
             return Poll::Ready(Err(Error::from_raw_os_error(ECONNRESET)));
         }
         let count = bytes.len().min(WINDOW - pipe.bytes);
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
         if count == 0 {
             pipe.writer = Some(context.waker().clone());
             return Poll::Pending;
@@ -173,7 +184,6 @@ impl AsyncWrite for Stream {
         let at = earliest.into_iter().fold(Clock::System.timer_now() + delay, Instant::max);
         pipe.pieces.push_back((at, bytes[..count].to_vec()));
         pipe.bytes += count;
-        pipe.has_begun = true;
         let reader = pipe.reader.take();
         drop(pipes);
         reader.into_iter().for_each(Waker::wake);
@@ -233,7 +243,9 @@ impl SimulatedStream for Stream {
 
     fn is_silent(&self) -> bool {
         let pipes = lock(&self.pipes);
-        !pipes.is_reset && !pipes.pipes[self.side].has_begun
+        let pipe = &pipes.pipes[self.side];
+        let has_arrived = pipe.next().is_some_and(|at| at <= Clock::System.timer_now());
+        !pipes.is_reset && !pipe.has_begun && !has_arrived
     }
 
     fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {

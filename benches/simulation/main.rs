@@ -3,15 +3,15 @@
 //!
 //! Upstream is in turn healthy, slow, stuck, failing, throttling, resetting and dead; tokens are revoked, and the
 //! catalogue changes. Links are cut, slow or reset. Gateways are killed, restarted, suspended, reloaded and purged, their
-//! clocks jump, and they run out of descriptors and memory. The engine of a fleet hangs, is full, is cut off, and loses what it had. The storm's judge judges each response. At the end nothing may be in
-//! use.
+//! clocks jump, and they run out of descriptors and memory. The engine of a fleet hangs, is full, is cut off, and loses
+//! what it had. The storm's judge judges each response. At the end nothing may be in use.
 //!
 //! The same seed gives the same run: the digest of all bytes that arrive, with their times, is printed.
 //!
-//! `cargo bench --bench simulation` runs the seeds that have found something and some others, and fails if a response is wrong, late or missing. Flags:
-//! `-- --seed 7`, `--runs 10`, `--minutes 60` (simulated, of each run), `--repeat` (each run twice: they
-//! must be the same; needs `RUSTFLAGS="--cfg tokio_unstable"`), `--list` (all kinds of responses),
-//! `--trace FILE` (all bytes that arrive, with their times; of one seed).
+//! `cargo bench --bench simulation` runs the seeds that have found a violation and some others, and fails if a response is
+//! wrong, late or missing. Flags: `-- --seed 7`, `--runs 10`, `--minutes 60` (simulated, of each run), `--repeat` (each run
+//! twice in this process: they must be the same; needs `RUSTFLAGS="--cfg tokio_unstable"`), `--list` (all kinds of
+//! responses), `--trace FILE` (all bytes that arrive, with their times; of one seed).
 //!
 //! ```text
 //! net           the simulated network              process   a gateway's machine and its processes

@@ -27,6 +27,7 @@ use super::lock;
 /// Errors of Linux.
 const EMFILE: i32 = 24;
 const EADDRINUSE: i32 = 98;
+const ENETDOWN: i32 = 100;
 const ECONNREFUSED: i32 = 111;
 
 /// The delay of a connection in one direction is below this.
@@ -39,7 +40,9 @@ pub(crate) struct SimulatedNet(Arc<Mutex<State>>);
 
 struct State {
     seed: u64,
-    /// By host and port.
+    /// How many processes of each host have ended.
+    ended: BTreeMap<IpAddr, u64>,
+    /// By host and port, those of its present process.
     listeners: BTreeMap<(IpAddr, u16), Backlog>,
     connections: Vec<Weak<Mutex<Pipes>>>,
     /// The number of connections that each host has opened.
@@ -64,6 +67,11 @@ struct Backlog {
 }
 
 impl State {
+    /// The number of a host's present process.
+    fn process(&self, host: IpAddr) -> u64 {
+        self.ended.get(&host).copied().unwrap_or_default()
+    }
+
     fn digest(&mut self, what: &str, bytes: &[u8]) {
         let at = (Clock::System.timer_now() - self.started).as_nanos();
         self.digest.update(&at.to_le_bytes()).update(what.as_bytes()).update(bytes);
@@ -81,6 +89,7 @@ impl SimulatedNet {
     pub(crate) fn new(seed: u64, trace: Option<&Path>) -> Self {
         Self(Arc::new(Mutex::new(State {
             seed,
+            ended: BTreeMap::new(),
             listeners: BTreeMap::new(),
             connections: Vec::new(),
             opened: BTreeMap::new(),
@@ -94,9 +103,10 @@ impl SimulatedNet {
         })))
     }
 
-    /// The network as this host sees it.
+    /// The network as the present process of this host sees it. After [`end`](Self::end) it is down for that process.
     pub(crate) fn of(&self, host: IpAddr) -> Network {
-        Network::Simulated(Arc::new(Host { net: self.clone(), ip: host }))
+        let process = lock(&self.0).process(host);
+        Network::Simulated(Arc::new(Host { net: self.clone(), ip: host, process }))
     }
 
     /// Nothing arrives between two hosts until the link is mended.
@@ -148,9 +158,16 @@ impl SimulatedNet {
         }
     }
 
-    /// The process of a host has ended: its listeners and connections are gone.
+    /// The process of a host has ended: its listeners and connections are gone, and what still runs of it opens no others.
     pub(crate) fn end(&self, host: IpAddr) {
-        lock(&self.0).listeners.retain(|(of, _), _| *of != host);
+        let mut state = lock(&self.0);
+        *state.ended.entry(host).or_default() += 1;
+        let (gone, left): (BTreeMap<_, _>, _) =
+            std::mem::take(&mut state.listeners).into_iter().partition(|((of, _), _)| *of == host);
+        state.listeners = left;
+        drop(state);
+        // Connections that were not accepted lock the network when they are dropped.
+        drop(gone);
         self.reset(host, None);
     }
 
@@ -189,28 +206,42 @@ impl SimulatedNet {
     }
 }
 
+/// The network of one process of a host.
 struct Host {
     net: SimulatedNet,
     ip: IpAddr,
+    process: u64,
+}
+
+impl Host {
+    /// # Errors
+    /// If the process has ended.
+    fn check_running(&self, state: &State) -> io::Result<()> {
+        if state.process(self.ip) == self.process { Ok(()) } else { Err(Error::from_raw_os_error(ENETDOWN)) }
+    }
 }
 
 impl SimulatedNetwork for Host {
     fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn SimulatedListener>> {
         let mut state = lock(&self.net.0);
+        self.check_running(&state)?;
         let (host, port) = (self.ip, address.port());
         if state.listeners.contains_key(&(host, port)) {
             return Err(Error::from_raw_os_error(EADDRINUSE));
         }
         state.listeners.insert((host, port), Backlog::default());
         let address = if address.ip().is_unspecified() { SocketAddr::new(host, port) } else { address };
-        Ok(Box::new(Listener { net: self.net.clone(), host, address }))
+        Ok(Box::new(Listener { net: self.net.clone(), host, process: self.process, address }))
     }
 
     fn connect(&self, to: SocketAddr) -> Connecting {
-        let (net, ip) = (self.net.clone(), self.ip);
+        let host = Self { net: self.net.clone(), ..*self };
         Box::pin(async move {
+            let Self { net, ip, .. } = &host;
+            let ip = *ip;
             let (mut dice, port, number) = {
                 let mut state = lock(&net.0);
+                host.check_running(&state)?;
                 if state.without_descriptors.contains(&ip) {
                     return Err(Error::from_raw_os_error(EMFILE));
                 }
@@ -236,17 +267,18 @@ impl SimulatedNetwork for Host {
             net.mended(hosts).await;
             let pipes = Arc::new(Mutex::new(Pipes::new(number, [SocketAddr::new(ip, port), to], delay)));
             let mut state = lock(&net.0);
+            host.check_running(&state)?;
             state.connections.push(Arc::downgrade(&pipes));
             if state.connections.len().is_multiple_of(1024) {
                 state.connections.retain(|connection| connection.strong_count() > 0);
             }
             let backlog =
                 state.listeners.get_mut(&(to.ip(), to.port())).ok_or(Error::from_raw_os_error(ECONNREFUSED))?;
-            backlog.arrived.push_back(Stream::new(&net, &pipes, 1));
+            backlog.arrived.push_back(Stream::new(net, &pipes, 1));
             let waker = backlog.waker.take();
             drop(state);
             waker.into_iter().for_each(Waker::wake);
-            Ok(Box::new(Stream::new(&net, &pipes, 0)) as Box<dyn SimulatedStream>)
+            Ok(Box::new(Stream::new(net, &pipes, 0)) as Box<dyn SimulatedStream>)
         })
     }
 }
@@ -254,14 +286,17 @@ impl SimulatedNetwork for Host {
 struct Listener {
     net: SimulatedNet,
     host: IpAddr,
+    process: u64,
     address: SocketAddr,
 }
 
 impl SimulatedListener for Listener {
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Box<dyn SimulatedStream>>> {
         let mut state = lock(&self.net.0);
+        if state.process(self.host) != self.process {
+            return Poll::Pending;
+        }
         let is_exhausted = state.without_descriptors.contains(&self.host);
-        // Its host has ended.
         let Some(backlog) = state.listeners.get_mut(&(self.host, self.address.port())) else { return Poll::Pending };
         if backlog.arrived.is_empty() {
             backlog.waker = Some(context.waker().clone());
@@ -283,7 +318,11 @@ impl SimulatedListener for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let backlog = lock(&self.net.0).listeners.remove(&(self.host, self.address.port()));
+        let mut state = lock(&self.net.0);
+        let is_present = state.process(self.host) == self.process;
+        let backlog = is_present.then(|| state.listeners.remove(&(self.host, self.address.port())));
+        drop(state);
+        // Connections that were not accepted lock the network when they are dropped.
         drop(backlog);
     }
 }

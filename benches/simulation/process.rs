@@ -84,8 +84,8 @@ impl Process {
         started
     }
 
-    /// Kills the process: its connections and its timers are of no more consequence. `keeps_snapshot`: the next one reads what
-    /// this one has written.
+    /// Kills the process: what still runs of it has no connections and opens none. `keeps_snapshot`: the next one reads what this
+    /// one has written.
     pub(crate) fn kill(&mut self, keeps_snapshot: bool) {
         let before = self.own_folder();
         self.number += 1;

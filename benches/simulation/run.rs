@@ -32,6 +32,9 @@ use super::{lock, network, upstream_faults};
 
 /// With fewer, some hours had less than 10,000 responses.
 const CLIENTS: usize = 16;
+/// With less in an hour, a run shows too little.
+const LEAST_RESPONSES: usize = 10_000;
+const LEAST_FAULTS: usize = 20;
 /// After this time without requests, nothing may be in use.
 const QUIET: Duration = Duration::from_secs(300);
 /// Metrics of what must not be in use then.
@@ -158,8 +161,13 @@ impl Run {
         }
         world.simulator.shut_down().await;
         let report = &mut lock(&judge).1;
-        wrongs.into_iter().for_each(|wrong| report.wrong(wrong));
         let conditions = lock(&journal).condition.all().count() / 2;
+        let hours = usize::try_from(self.span.as_secs() / 3600).expect("few hours");
+        let (responses, all_faults) = (report.responses(), conditions + faults.counts.len());
+        if responses < LEAST_RESPONSES * hours || all_faults < LEAST_FAULTS * hours {
+            wrongs.push(format!("only {responses} responses and {all_faults} faults in {hours} hours"));
+        }
+        wrongs.into_iter().for_each(|wrong| report.wrong(wrong));
         println!(
             "seed {}: {} gateways, {} responses, {} faults of upstream and {} others, {} violations, {}",
             self.seed,

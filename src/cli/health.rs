@@ -73,7 +73,7 @@ pub(super) fn reachable(listener: SocketAddr) -> SocketAddr {
 }
 
 async fn get(address: SocketAddr, path: &str) -> Result<StatusCode, BoxError> {
-    let stream = TokioIo::new(Network::System.dial(&address.ip().to_string(), address.port()).await?);
+    let stream = TokioIo::new(Network::System.connect(address).await?);
     let (mut sender, connection) = http1::handshake(stream).await?;
     let request = Request::get(path).header(HOST, address.to_string()).body(Empty::<Bytes>::new())?;
     tokio::select! {

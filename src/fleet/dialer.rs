@@ -94,7 +94,7 @@ impl Dialer {
         let connecting = async {
             let failed = |error: io::Error| describe(Fault::Connection, &error);
             let tcp = match address {
-                Some(address) => self.network.dial(&address.ip().to_string(), address.port()).await.map_err(failed)?,
+                Some(address) => self.network.connect(address).await.map_err(failed)?,
                 None => self.network.dial(host, port).await.map_err(failed)?,
             };
             let address = tcp.peer_addr().map_err(failed)?;

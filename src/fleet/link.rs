@@ -3,7 +3,6 @@
 
 use std::sync::atomic::AtomicBool;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -46,7 +45,7 @@ impl Link {
     ) -> Result<Self, LinkError> {
         // Reading the files blocks, for long if their file system hangs.
         let read = config.clone();
-        let reading = machine.workers.run(&Handle::current(), move || {
+        let reading = machine.workers.run(move || {
             let files = read.read_files()?;
             let tls = read.engine.is_tls.then(|| tls::config(&files)).transpose()?;
             Ok((files.password, tls))

@@ -80,10 +80,9 @@ impl Gateway {
 
     /// The same with a snapshot, if there is one.
     pub(super) fn new_with(config: &Config, machine: Machine, snapshot: Option<Snapshot>) -> io::Result<Arc<Self>> {
-        let Machine { clock, random, network, .. } = &machine;
-        let (via, metrics) = (Via::new(random.u32()?), Metrics::new().map_err(io::Error::other)?);
+        let (via, metrics) = (Via::new(machine.random.u32()?), Metrics::new().map_err(io::Error::other)?);
         let client_config = upstream_setup::client_config(&config.settings)?;
-        let upstream = upstream_setup::client(config, &client_config, via.clone(), (clock.clone(), network), &metrics)?;
+        let upstream = upstream_setup::client(config, &client_config, via.clone(), &machine, &metrics)?;
         let backends = Backends {
             upstream: Arc::new(upstream),
             client_config: Some(client_config),

@@ -56,13 +56,8 @@ impl Gateway {
                 if wanted.has_other_authorities(current) && ca_file(&config.settings) == ca_file(&before.settings) {
                     changes.applied.push("upstream.ca_file (file content)".to_owned());
                 }
-                let client = upstream_setup::client(
-                    &config,
-                    &wanted,
-                    self.via.clone(),
-                    (self.clock.clone(), &self.machine.network),
-                    &self.observer.metrics,
-                )?;
+                let client =
+                    upstream_setup::client(&config, &wanted, self.via.clone(), &self.machine, &self.observer.metrics)?;
                 (upstream, client_config) = (Arc::new(client), Some(wanted));
             }
         }

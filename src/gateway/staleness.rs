@@ -38,16 +38,16 @@ impl Gateway {
     /// Starts the estimates that are due. They are made one after another in a thread for blocking work.
     fn refresh_each(&self, operations: &[Arc<Operation>], estimate_use: EstimateUse) {
         // Without a runtime, there are no requests either.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        if tokio::runtime::Handle::try_current().is_err() {
             return;
-        };
+        }
         let (store, now) = (&self.memory.store, self.clock.now());
         let is_due = |operation: &&Arc<Operation>| store.staleness().begin_refresh(operation, estimate_use, now);
         let due: Vec<_> = operations.iter().filter(is_due).cloned().collect();
         if !due.is_empty() {
             let store = Arc::clone(store);
             let refresh = move || due.iter().for_each(|operation| store.staleness().refresh(operation, now));
-            drop(self.machine.workers.run(&runtime, refresh));
+            drop(self.machine.workers.run(refresh));
         }
     }
 

@@ -10,7 +10,7 @@ use crate::catalogue::{QuotaPolicy, Service};
 use crate::clock::Clock;
 use crate::config::read_file::{read_regular, shown_path};
 use crate::config::{Config, Settings, settings};
-use crate::net::Network;
+use crate::machine::Machine;
 use crate::request::hop::Via;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sources::{QueueUsage, QuotaUsage};
@@ -66,7 +66,7 @@ pub(super) fn client(
     config: &Config,
     client_config: &UpstreamClientConfig,
     via: Via,
-    system: (Clock, &Network),
+    machine: &Machine,
     metrics: &Metrics,
 ) -> io::Result<HttpClient> {
     HttpClient::new(
@@ -74,7 +74,7 @@ pub(super) fn client(
         config.proxy_config.clone(),
         client_config.limits,
         via,
-        system,
+        machine,
         metrics.retry_counter(),
     )
 }

@@ -4,8 +4,8 @@
 //! the key cannot change what is stored under it.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use super::{BypassReason, copied, query};
 use crate::catalogue::template::{PROJECT_ID, is_plain};
 use crate::catalogue::{Catalogue, Operation, Origin, PathMatch};
+use crate::random::secret_hash;
 
 const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");
 
@@ -20,7 +21,7 @@ const X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");
 /// the project). A caller with a grant in a scope may see the responses stored in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Scope {
-    /// Of the path. That is enough: no two operations have a path in common, and an operation's origin hardly ever
+    /// Of the path, computed once and not at each look-up in a map. The path is enough: no two operations have a path in common, and an operation's origin hardly ever
     /// changes.
     hash: u64,
     origin: Arc<Origin>,
@@ -48,7 +49,7 @@ impl Scope {
         }
         let path = path_match.path();
         Ok(Self {
-            hash: hash_of(path),
+            hash: secret_hash(path),
             origin: Arc::clone(catalogue.origin(operation.service)),
             operation: Arc::clone(operation),
             path: path.into(),
@@ -136,7 +137,7 @@ impl RequestKey {
         }
         let query = query::canonical(query, &operation.parameters)?;
         let headers = keyed_headers(&operation.keyed_headers, headers)?;
-        Ok(Self { hash: hash_of(&(&scope, &query, &headers)), query, headers, scope })
+        Ok(Self { hash: secret_hash(&(&scope, &query, &headers)), query, headers, scope })
     }
 
     pub fn scope(&self) -> &Scope {
@@ -185,14 +186,6 @@ impl Hash for RequestKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
     }
-}
-
-/// The hash of a part of a key. It is computed once, and not at each look-up in a map. Its seed is secret and random, so
-/// that a client cannot choose keys with one hash. It does not come from `random.rs`, because no result depends on it: it
-/// only decides places in maps.
-fn hash_of(part: &(impl Hash + ?Sized)) -> u64 {
-    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    SEED.hash_one(part)
 }
 
 impl fmt::Debug for RequestKey {
@@ -246,9 +239,9 @@ mod tests {
         assert_eq!(plain.uri().unwrap(), "https://upstream.example/v2/p/products");
         assert_eq!(key.size() - plain.size(), "a=1&b=2".len() + size_of::<(HeaderName, HeaderValue)>() + "en".len());
         assert_eq!(plain.size(), size_of::<RequestKey>() + "/v2/p/products".len());
-        assert_ne!(hash_of(&key), hash_of(&plain));
+        assert_ne!(secret_hash(&key), secret_hash(&plain));
         let other = read("/v2/q/products", None, &[]).unwrap();
-        assert_ne!(hash_of(plain.scope()), hash_of(other.scope()));
+        assert_ne!(secret_hash(plain.scope()), secret_hash(other.scope()));
     }
 
     #[test]

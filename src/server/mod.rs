@@ -60,9 +60,9 @@ use crate::otlp::{self, Exporter};
 use crate::request::peer::Peer;
 use crate::telemetry::history::SAMPLE_INTERVAL;
 use accept::{Accepting, ConnectionHandler};
-// For fuzz targets.
 pub(crate) use descriptors::ConnectionLimit;
 pub use descriptors::raise_open_files;
+// For fuzz targets.
 pub use frames::{FrameEvent, Frames};
 use listeners::ServerListener;
 pub use listeners::{Inherited, NAMES};

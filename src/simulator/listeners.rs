@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::server::{self, SimulatorState};
 use crate::catalogue::Service;
-use crate::net::{Buffers, Listener, Network};
+use crate::net::{Listener, Network, SimulatedNetwork};
 use crate::sync::Mutex;
 
 /// The backlog of tokio's own listeners.
@@ -24,11 +24,8 @@ const BACKLOG: i32 = 1024;
 /// The service of a listener. `None`: both, by the path of a request.
 type ListenerService = Option<Service>;
 
-/// The sizes that the kernel uses by default, about.
-const BUFFERS: Buffers = Buffers { send: 64 * 1024, receive: 128 * 1024 };
-
+#[derive(Default)]
 pub(super) struct Listeners {
-    network: Network,
     running: Mutex<Vec<RunningListener>>,
     /// The places of the services while they are shut down.
     vacant: Mutex<Vec<(ListenerService, io::Result<Place>)>>,
@@ -38,7 +35,7 @@ pub(super) struct Listeners {
 pub(super) enum Place {
     /// A bound socket.
     System(Socket),
-    Simulated(SocketAddr),
+    Simulated(Arc<dyn SimulatedNetwork>, SocketAddr),
 }
 
 struct RunningListener {
@@ -48,22 +45,22 @@ struct RunningListener {
 }
 
 impl Place {
-    /// Nobody listens there yet.
+    /// A place at an address of this machine. Connections are refused until [`Place::listen`].
     pub(super) fn new(address: SocketAddr, network: &Network) -> io::Result<Self> {
         match network {
             Network::System => bind(address).map(Self::System),
-            Network::Simulated(_) => Ok(Self::Simulated(address)),
+            Network::Simulated(network) => Ok(Self::Simulated(Arc::clone(network), address)),
         }
     }
 
     pub(super) fn address(&self) -> io::Result<SocketAddr> {
         match self {
             Self::System(socket) => address_of(socket),
-            Self::Simulated(address) => Ok(*address),
+            Self::Simulated(_, address) => Ok(*address),
         }
     }
 
-    fn listen(&self, network: &Network) -> io::Result<Listener> {
+    fn listen(&self) -> io::Result<Listener> {
         match self {
             Self::System(socket) => {
                 // Connections that were just closed still occupy the address (TIME_WAIT).
@@ -71,7 +68,7 @@ impl Place {
                 socket.listen(BACKLOG)?;
                 TcpListener::from_std(socket.try_clone()?.into()).map(Listener::System)
             }
-            Self::Simulated(address) => network.listen(*address, BUFFERS),
+            Self::Simulated(network, address) => network.listen(*address).map(Listener::Simulated),
         }
     }
 
@@ -79,18 +76,14 @@ impl Place {
     fn leave(self) -> io::Result<Self> {
         match self {
             Self::System(socket) => stop(socket).map(Self::System),
-            Self::Simulated(_) => Ok(self),
+            Self::Simulated(..) => Ok(self),
         }
     }
 }
 
 impl Listeners {
-    pub(super) fn new(network: Network) -> Self {
-        Self { network, running: Mutex::default(), vacant: Mutex::default() }
-    }
-
     pub(super) fn listen(&self, state: &Arc<SimulatorState>, service: ListenerService, place: Place) -> io::Result<()> {
-        let listener = place.listen(&self.network)?;
+        let listener = place.listen()?;
         let task = tokio::spawn(server::listen(Arc::clone(state), service, listener));
         self.running.lock().push(RunningListener { service, place, task });
         Ok(())

@@ -129,7 +129,7 @@ impl Simulator {
             ended: RequestLog::default(),
             ids: RequestIds::new(random.key("request ids")?),
         });
-        Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::new(machine.network.clone()) }) })
+        Ok(Self { shared: Arc::new(SimulatorInner { state, listeners: Listeners::default() }) })
     }
 
     /// Closes the connections. Later ones are refused, and no other socket gets the addresses.

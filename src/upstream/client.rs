@@ -33,8 +33,7 @@ use super::{
 };
 use crate::budget::{Charge, Collected};
 use crate::catalogue::{Origin, Service};
-use crate::clock::Clock;
-use crate::net::Network;
+use crate::machine::Machine;
 use crate::proxy_config::ProxyConfig;
 use crate::request::X_REQUEST_ID;
 use crate::request::caller::{Credential, X_AUTH_TOKEN};
@@ -102,11 +101,11 @@ impl HttpClient {
         proxy_config: ProxyConfig,
         limits: CallLimits,
         via: Via,
-        (clock, network): (Clock, &Network),
+        machine: &Machine,
         on_retry: impl Fn(Service) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let connector = OriginConnector::new(named, (limits.connect, limits.idle), proxy_config, network)?;
-        let connections = Connections::new(connector, limits.age, clock);
+        let connector = OriginConnector::new(named, (limits.connect, limits.idle), proxy_config, &machine.network)?;
+        let connections = Connections::new(connector, limits.age, machine.clock.clone());
         Ok(Self { connections, limits, via, on_retry: Box::new(on_retry) })
     }
 

@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use workspace_gateway::testing::budget::Charge;
 use workspace_gateway::testing::catalogue::{Origin, Service};
 use workspace_gateway::testing::clock::Clock;
-use workspace_gateway::testing::net::Network;
 use workspace_gateway::testing::proxy_config::ProxyConfig;
 use workspace_gateway::testing::request::hop::Via;
 use workspace_gateway::testing::request::key::RequestKey;
@@ -54,15 +53,7 @@ impl Clients {
             max_body: MAX_BODY,
         };
         let client = Arc::new(
-            HttpClient::new(
-                None,
-                ProxyConfig::default(),
-                limits,
-                Via::new(1),
-                (Clock::System, &Network::System),
-                |_| {},
-            )
-            .unwrap(),
+            HttpClient::new(None, ProxyConfig::default(), limits, Via::new(1), &Clock::System.into(), |_| {}).unwrap(),
         );
         self.0.push((timeout, Arc::clone(&client)));
         client

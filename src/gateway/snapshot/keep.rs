@@ -11,7 +11,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -68,7 +67,7 @@ impl Gateway {
     pub async fn start(config: &Config, machine: impl Into<Machine>) -> io::Result<Arc<Self>> {
         let (settings, machine) = (config.clone(), machine.into());
         let (workers, random) = (machine.workers, machine.random.clone());
-        let mut opening = workers.run(&Handle::current(), move || Snapshot::open(&settings, &random));
+        let mut opening = workers.run(move || Snapshot::open(&settings, &random));
         let (snapshot, failure) = match limited(&mut opening).await {
             Ok(snapshot) => (snapshot, None),
             Err(error) => {
@@ -107,13 +106,13 @@ impl Gateway {
             restored: RestoredCounts::default(),
         };
         let max_record = active.settings.cache.max_body_size.bytes().saturating_add(2 * record::MAX_HEAD);
-        let (workers, runtime) = (self.machine.workers, Handle::current());
+        let workers = self.machine.workers;
         let restoring = async {
             let opened = Arc::clone(snapshot);
-            let opening = workers.run(&runtime, move || opened.file.read(&opened.sealer, max_record));
+            let opening = workers.run(move || opened.file.read(&opened.sealer, max_record));
             let mut reader = opening.await.map_err(io::Error::other).flatten()?;
             while let Some(mut of_file) = reader.take() {
-                let reading = workers.run(&runtime, move || of_file.next_batch(BATCH).map(|batch| (of_file, batch)));
+                let reading = workers.run(move || of_file.next_batch(BATCH).map(|batch| (of_file, batch)));
                 let Some((of_file, batch)) = reading.await.map_err(io::Error::other)? else { break };
                 reader = Some(of_file);
                 for record in batch {
@@ -219,7 +218,7 @@ impl Gateway {
     pub async fn end_snapshot(self: &Arc<Self>) {
         let Some(snapshot) = self.snapshot.clone() else { return };
         let gateway = Arc::clone(self);
-        let mut writing = self.machine.workers.run(&Handle::current(), move || {
+        let mut writing = self.machine.workers.run(move || {
             let result = snapshot.write(&gateway.memory, &gateway.clock);
             // What was revoked must not remain, in whichever file.
             snapshot.remove(&gateway.memory).and(result)
@@ -240,6 +239,6 @@ async fn limited<T>(work: &mut JoinHandle<io::Result<T>>) -> io::Result<T> {
 async fn remove_when_opened(opening: JoinHandle<io::Result<Option<Snapshot>>>, workers: Workers) {
     if let Ok(Ok(Some(snapshot))) = opening.await {
         // It was reported that there is no snapshot.
-        drop(workers.run(&Handle::current(), move || snapshot.file.remove()).await);
+        drop(workers.run(move || snapshot.file.remove()).await);
     }
 }
