@@ -111,7 +111,7 @@ pub(crate) fn toml(
         let secret = "s".repeat(43);
         _ = write!(
             settings,
-            "\n[fleet]\nengine = \"redis://{engine}\"\nsecret = \"{secret}\"\ninsecure_plaintext = true\n"
+            "\n[fleet]\nengine = \"redis://{engine}\"\nsecret = \"{secret}\"\ninsecure_plaintext = true\nbudget = \"8ms\"\n"
         );
     }
     settings

@@ -64,8 +64,6 @@ pub(crate) struct Judge {
     loaded: Option<Instant>,
     /// Whether gateways may remove their entries, so that no error is avoidable.
     may_lose_entries: bool,
-    /// Proofs from before this time may be unknown to the engine.
-    unknown_until: Option<Instant>,
 }
 
 /// A caller, its project and the number of the operation.
@@ -96,16 +94,16 @@ struct Refusal {
     at: Instant,
     changes: usize,
     told: Told,
-    /// Whether the engine may not know the caller (`deploy/fleet.md`, "Not covered"). Then a gateway that does not know the
-    /// caller either tells no other one.
-    may_be_untold: bool,
+    /// Whether the gateway certainly had a grant of the caller. Else it tells the refusal only if the engine knows the caller
+    /// (`deploy/fleet.md`, "Not covered").
+    is_known: bool,
 }
 
 impl Refusal {
     /// Whether the token is still invalid, and the gateway certainly knew it when the request began.
     fn is_certain(&self, case: &Case<'_>) -> bool {
         let Case { exchange, .. } = case;
-        let is_told = || !self.may_be_untold && self.told.get().is_some_and(|told| *told + SYNC < exchange.begun);
+        let is_told = || self.is_known && self.told.get().is_some_and(|told| *told + SYNC < exchange.begun);
         self.changes == case.token_states().count_by(exchange.decided)
             && match self.gateway == exchange.gateway {
                 true => self.at < exchange.begun,
@@ -182,7 +180,6 @@ impl Judge {
             hits: 0,
             loaded: None,
             may_lose_entries: false,
-            unknown_until: None,
         }
     }
 
@@ -190,12 +187,6 @@ impl Judge {
     /// know when. Errors must still be such as upstream's failures explain.
     pub(crate) fn expect_lost_entries(&mut self) {
         self.may_lose_entries = true;
-    }
-
-    /// The engine has lost what it knew of callers, or was not told of proofs until now. Only the simulation says so.
-    #[allow(dead_code)]
-    pub(crate) fn expect_unknown_callers(&mut self, now: Instant) {
-        self.unknown_until = Some(now);
     }
 
     /// The loads start. From now on the gateway, and upstream on the same machine, may refuse requests, be late and
@@ -598,10 +589,12 @@ impl Judge {
             // If the token was valid in between, the gateway may know that, too.
             Some(401 | 403) if case.token_states().within(span.begun, span.decided).count() == 1 => {
                 let (at, changes) = (span.decided, case.token_states().count_by(span.decided));
-                let may_be_untold =
-                    self.unknown_until.is_some_and(|until| span.begun < until + self.lifetimes.grant_ttl);
+                let proof = self.proofs.get(&(key, gateway));
+                let is_known = proof.is_some_and(|proof| span.decided < proof.begun + self.lifetimes.grant_ttl);
+                let jumped = self.jumped.get(&gateway);
+                let is_known = is_known && jumped.is_none_or(|jumped| proof.is_some_and(|proof| *jumped < proof.begun));
                 let told = self.gateways[gateway].told();
-                let refusal = Refusal { gateway, at, changes, told, may_be_untold };
+                let refusal = Refusal { gateway, at, changes, told, is_known };
                 let refusals = self.refused.entry(key).or_default();
                 refusals.retain(|earlier| earlier.gateway != gateway);
                 refusals.push(refusal);
