@@ -1626,6 +1626,9 @@ SEEDS = {
     "throttled-again-and-again": (1 << 32) + 5,
 }
 
+# In the replacement of a mutation: whether it is selected. For a function whose result has a type of its own (`impl`), which
+# two arms cannot have.
+IS_SELECTED = "IS_SELECTED"
 SELECTED = "WORKSPACE_GATEWAY_TEST_MUTATION"
 SELECT = f"""
 /// The number of the selected mutation; 0 is none.
@@ -1650,7 +1653,8 @@ Mutation = collections.namedtuple("Mutation", "name rule file text replacement")
 def copy_sources() -> None:
     COPY.mkdir(parents=True)
     # Without modification times: the copies must be newer than earlier builds.
-    shutil.copyfile(ROOT / "README.md", COPY / "README.md")
+    for name in ["README.md", "rust-toolchain.toml"]:
+        shutil.copyfile(ROOT / name, COPY / name)
     for name in ["Cargo.toml", "Cargo.lock"]:
         text = (ROOT / name).read_text().replace(PACKAGE, PACKAGE + "0.0.0-mutant.")
         # The model does not start the program, so the program is not linked.
@@ -1699,8 +1703,14 @@ def body_of(mutation: Mutation, source: str) -> tuple[int, int]:
 
 def with_mutations(source: str, mutations: dict[int, Mutation]) -> str:
     """The source in which each function that these mutations change selects one of its bodies."""
-    by_body = collections.defaultdict(dict)
+    by_body, in_arms = collections.defaultdict(dict), {}
     for number, mutation in mutations.items():
+        if IS_SELECTED in mutation.replacement:
+            body_of(mutation, source)
+            source = source.replace(mutation.text, mutation.replacement.replace(IS_SELECTED, f"crate::mutation() == {number}"))
+        else:
+            in_arms[number] = mutation
+    for number, mutation in in_arms.items():
         by_body[body_of(mutation, source)][number] = mutation
     for (begin, end), mutated in sorted(by_body.items(), reverse=True):
         body = source[begin:end]
@@ -1709,18 +1719,28 @@ def with_mutations(source: str, mutations: dict[int, Mutation]) -> str:
     return source
 
 
-def build() -> pathlib.Path:
+def write(chosen: dict[int, Mutation]) -> None:
+    """Writes the sources with these mutations to the copy."""
+    shutil.rmtree(COPY, ignore_errors=True)
+    copy_sources()
+    for file in {mutation.file for mutation in chosen.values()}:
+        mutations = {number: mutation for number, mutation in chosen.items() if mutation.file == file}
+        (COPY / file).write_text(with_mutations((ROOT / file).read_text(), mutations))
+
+
+def build_model() -> pathlib.Path:
     """Builds the model in the copy. Returns the test program."""
-    environment = {
-        **os.environ,
-        "CARGO_TARGET_DIR": str(TARGET),
-        # Debug information would take half of the build time.
-        "CARGO_PROFILE_DEV_DEBUG": "0",
-        "CARGO_BIN_EXE_workspace-gateway": "not built",
-    }
-    command = ["cargo", "test", "--quiet", "--locked", "--test", "suite", "--no-run"]
+    # Debug information would take half of the build time.
+    environment = {"CARGO_PROFILE_DEV_DEBUG": "0", "CARGO_BIN_EXE_workspace-gateway": "not built"}
     # Optimized: the build takes longer, but the models together run for much longer than the build.
-    command += ["--config", "profile.dev.package.workspace-gateway.opt-level=1"]
+    optimized = ["--config", "profile.dev.package.workspace-gateway.opt-level=1"]
+    return build(["test", "--test", "suite", *optimized], environment)
+
+
+def build(what: list[str], environment: dict[str, str]) -> pathlib.Path:
+    """Builds a program of the copy. Returns it."""
+    command = ["cargo", *what, "--quiet", "--locked", "--no-run"]
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(TARGET), **environment}
     built = subprocess.run(
         [*command, "--message-format=json-render-diagnostics"], cwd=COPY, env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -1768,13 +1788,9 @@ def main() -> int:
     # The model stops at the first failure. Sequences are random, and some rules rarely apply. The rarest was noticed after
     # 12,000 sequences.
     sequences = int(os.environ.get("SEQUENCES", "40000"))
-    shutil.rmtree(COPY, ignore_errors=True)
-    copy_sources()
-    for file in {mutation.file for mutation in chosen.values()}:
-        mutations = {number: mutation for number, mutation in chosen.items() if mutation.file == file}
-        (COPY / file).write_text(with_mutations((ROOT / file).read_text(), mutations))
+    write(chosen)
     started = time.monotonic()
-    program = build()
+    program = build_model()
     verdict, output = run_model(program, 100)
     print(f"{verdict:<9} {time.monotonic() - started:4.0f} s  (none, and the build)", flush=True)
     if verdict != "passes":
