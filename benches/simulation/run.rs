@@ -108,6 +108,7 @@ impl Run {
         let mut judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, LIFETIMES);
         if engine.is_some() {
             judge.expect_lost_entries();
+            judge.expect_unknown_callers();
         }
         let judge = Arc::new(Mutex::new((judge, Report::default())));
 

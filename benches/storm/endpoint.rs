@@ -79,7 +79,8 @@ impl Endpoint {
         let member = self.member()?;
         let (until, _) = member.fleet_sync()?;
         // The clocks of a gateway may be ahead.
-        Some(Clock::System.now() + until.saturating_duration_since(member.now()))
+        let (now, shown) = (Clock::System.now(), member.now());
+        until.checked_duration_since(shown).map_or_else(|| now.checked_sub(shown - until), |left| Some(now + left))
     }
 
     pub(crate) fn is_in_sync(&self) -> bool {
