@@ -109,12 +109,13 @@ impl Gateway {
                 }
             };
             tokio::select! {
+                // Results first: changes and due calls must not delay them.
                 biased;
-                () = self.fetcher.keep_warm_changes.notified() => {}
-                () = wait => {}
                 Some((key, request, result)) = calls.next() => {
                     schedule.ended(&key, &request, result, self.clock.now());
                 }
+                () = self.fetcher.keep_warm_changes.notified() => {}
+                () = wait => {}
             }
         }
     }

@@ -164,27 +164,8 @@ impl Gateway {
                 self.machine.workers.run_in(&mut tasks, move || Done::Removed(snapshot.remove(&gateway.memory)));
             }
             tokio::select! {
+                // What has ended comes first: revocations, however many, must not delay it.
                 biased;
-                () = self.memory.revocations.changed() => {
-                    next_removal = Some(self.clock.timer_now());
-                    next_write = last_write + SHORTEST_INTERVAL;
-                }
-                () = sleep_until(next_removal.unwrap_or(next_write)), if next_removal.is_some() && !is_removing => {}
-                () = sleep_until(last_write + INTERVAL), if (is_writing || is_removing) && !is_hanging => {
-                    is_hanging = true;
-                    self.observer.snapshot_failed("the file system of the snapshot does not answer", &"it hangs");
-                }
-                () = sleep_until(next_write), if !is_writing && !is_removing => {
-                    last_write = self.clock.timer_now();
-                    next_write = last_write + INTERVAL;
-                    let changes = self.memory.changes();
-                    if changes != written_changes {
-                        (written_changes, is_writing) = (changes, true);
-                        let (gateway, snapshot) = (Arc::clone(&self), Arc::clone(&snapshot));
-                        let write = move || Done::Wrote(snapshot.write(&gateway.memory, &gateway.clock));
-                        self.machine.workers.run_in(&mut tasks, write);
-                    }
-                }
                 Some(done) = tasks.join_next() => match done {
                     Ok(Done::Claimed(Ok(()))) => {}
                     Ok(Done::Claimed(Err(error))) => {
@@ -210,6 +191,26 @@ impl Gateway {
                         self.observer.snapshot_failed("the snapshot cannot be written", &error);
                     }
                 },
+                () = self.memory.revocations.changed() => {
+                    next_removal = Some(self.clock.timer_now());
+                    next_write = last_write + SHORTEST_INTERVAL;
+                }
+                () = sleep_until(next_removal.unwrap_or(next_write)), if next_removal.is_some() && !is_removing => {}
+                () = sleep_until(last_write + INTERVAL), if (is_writing || is_removing) && !is_hanging => {
+                    is_hanging = true;
+                    self.observer.snapshot_failed("the file system of the snapshot does not answer", &"it hangs");
+                }
+                () = sleep_until(next_write), if !is_writing && !is_removing => {
+                    last_write = self.clock.timer_now();
+                    next_write = last_write + INTERVAL;
+                    let changes = self.memory.changes();
+                    if changes != written_changes {
+                        (written_changes, is_writing) = (changes, true);
+                        let (gateway, snapshot) = (Arc::clone(&self), Arc::clone(&snapshot));
+                        let write = move || Done::Wrote(snapshot.write(&gateway.memory, &gateway.clock));
+                        self.machine.workers.run_in(&mut tasks, write);
+                    }
+                }
             }
         }
     }
