@@ -145,6 +145,16 @@ impl Case<'_> {
         self.journal.was(self.exchange.gateway, ago(self.begun(), before + NOTICE), self.decided(), like)
     }
 
+    /// Whether the request may have waited for calls until its deadline. In a fleet it may wait for calls of other
+    /// gateways, one after the other, that are slow or retried for upstream's throttling.
+    fn has_waited(&self) -> bool {
+        let links = &self.journal.links;
+        let from = ago(self.begun(), LONGEST_CALL + NOTICE);
+        let is_fleet = links.len() > 1 && self.cache_status.detail.as_deref() == Some("deadline");
+        let is_slow_elsewhere = || links.iter().flat_map(|link| link.within(from, self.decided())).any(is_slow);
+        self.was(LONGEST_CALL, is_slow) || is_fleet && (self.was_throttled() || is_slow_elsewhere())
+    }
+
     /// Whether upstream has throttled this caller so shortly before that the gateway may send no call.
     fn was_throttled(&self) -> bool {
         self.was(RETRY_AFTER + LONGEST_CALL, |condition| match condition {
@@ -479,11 +489,12 @@ impl Judge {
     fn source_is_possible(&self, case: &Case<'_>) -> Result<(), String> {
         let is_possible = match case.source {
             Source::Failure if case.cache_status.detail.as_deref() == Some("throttled") => case.was_throttled(),
+            Source::Failure if case.cache_status.detail.as_deref() == Some("deadline") => case.has_waited(),
             Source::Failure => case.was(LONGEST_CALL, |condition| {
                 match (case.cache_status.status, case.cache_status.detail.as_deref()) {
                     (Some(status), _) => gives(condition, status),
                     (None, Some("connect")) => matches!(condition, Condition::Dead | Condition::CutOff),
-                    (None, Some("first-byte" | "timeout" | "idle" | "busy" | "deadline")) => is_slow(condition),
+                    (None, Some("first-byte" | "timeout" | "idle" | "busy")) => is_slow(condition),
                     (None, Some("local")) => condition == Condition::Exhausted,
                     (None, Some("broken")) => breaks(condition),
                     (None, _) => false,
@@ -534,7 +545,7 @@ impl Judge {
         }
         let is_possible = match (case.is_own, status) {
             (true, 502) => case.was(ANSWER_TIMEOUT, breaks),
-            (true, 503 | 504) => case.was(LONGEST_CALL, is_slow),
+            (true, 503 | 504) => case.has_waited(),
             (true, 429) => case.was_throttled(),
             (true, _) => false,
             (false, _) => case.was(ANSWER_TIMEOUT, |condition| gives(condition, status)),

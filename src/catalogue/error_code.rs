@@ -13,10 +13,12 @@ pub(crate) fn error_code(body: &[u8]) -> Option<String> {
     read_object::<ErrorBody>(body).map(|error| error.error_code)
 }
 
-/// Reads a struct from a JSON object. serde would also take an array of its fields for it.
+/// Reads a struct from a JSON object. serde_json would also take an array of its fields for it, and bytes that are not
+/// UTF-8 in the fields that the struct does not have.
 pub(crate) fn read_object<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
-    let is_object = body.trim_ascii_start().first() == Some(&b'{');
-    is_object.then(|| serde_json::from_slice(body).ok()).flatten()
+    let text = std::str::from_utf8(body).ok()?;
+    let is_object = text.trim_ascii_start().starts_with('{');
+    is_object.then(|| serde_json::from_str(text).ok()).flatten()
 }
 
 /// Whether the body has a code of the service itself, such as `WKS.00211302`. Then the API gateway in front of the
@@ -56,5 +58,6 @@ mod tests {
         ] {
             assert_eq!(is_services_own(body.as_bytes()), expected, "{body}");
         }
+        assert!(!is_services_own(b"{\"error_code\":\"WKS.1\",\"error_msg\":\"\xff\"}"), "not UTF-8");
     }
 }

@@ -135,21 +135,21 @@ fn check_body(body: &[u8]) {
     let is_json = within_memory(MEMORY, || check(body, &BodyCheck::Json).is_ok());
     let is_error = within_memory(MEMORY, || has_error_code(body));
     assert!(check(body, &BodyCheck::None).is_ok() && (is_json || !is_list) && !(is_error && is_json));
-    // The API gateway's own codes must not count as the service's.
-    let code = serde_json::from_slice::<Value>(body).ok();
-    let code = code.as_ref().and_then(|body| body.get("error_code")?.as_str()).unwrap_or_default();
-    let (service, number) = code.split_once('.').unwrap_or_default();
-    let is_service = service.bytes().all(|byte| byte.is_ascii_uppercase()) && !service.starts_with("APIG");
-    assert!(!is_services_own(body) || is_service && !service.is_empty() && !number.is_empty(), "{code}");
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
         // Its parser allows 127 levels and these numbers only.
         let is_deep = body.iter().filter(|byte| b"[{".contains(byte)).count() > 126;
         let has_number = body.iter().any(u8::is_ascii_digit);
         // A refusal need not be UTF-8 to be one.
         let is_text = std::str::from_utf8(body).is_ok();
-        assert!(!(is_json || is_error && is_text) || is_deep || has_number, "not JSON");
+        let is_own = is_services_own(body);
+        assert!(!(is_json || is_error && is_text || is_own) || is_deep || has_number, "not JSON");
         return;
     };
+    // The API gateway's own codes must not count as the service's.
+    let code = value.get("error_code").and_then(Value::as_str).unwrap_or_default();
+    let (service, number) = code.split_once('.').unwrap_or_default();
+    let is_service = service.bytes().all(|byte| byte.is_ascii_uppercase()) && !service.starts_with("APIG");
+    assert!(!is_services_own(body) || is_service && !service.is_empty() && !number.is_empty(), "{code}");
     let is_there = |name: &str| value.get(name).is_some_and(|it| !it.is_null());
     assert!(is_json || is_there("error_code") || has_twice(body), "{value}");
     assert_eq!(is_error, is_there("error_code") || is_error && has_twice(body), "{value}");
