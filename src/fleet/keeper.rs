@@ -103,11 +103,11 @@ impl Fleet {
             Ok(incarnation) => incarnation,
             Err(error) => return error,
         };
+        self.position.lock().restart(incarnation);
         self.notices.lock().tell_again(MAX_LIFETIME, self.machine.clock.now());
         if let Err(fault) = self.tell_all(&link).await {
             return during(TELLING)(fault);
         }
-        self.position.lock().restart(incarnation);
         let mut confirmed = Confirmed { opened: self.machine.clock.now(), at: self.machine.clock.now() };
         self.connect(Arc::clone(&link));
         let pause = (self.config.sync / POLLS_PER_SYNC).min(LONGEST_PAUSE);

@@ -53,6 +53,12 @@ impl LogPosition {
         self.last.is_some()
     }
 
+    /// Whether this is the incarnation that the engine has had since the link was opened. An engine without memory for its own
+    /// tells it with the first notice that it accepts.
+    pub(super) fn is_same_engine(&mut self, incarnation: Incarnation) -> bool {
+        *self.incarnation.get_or_insert(incarnation) == incarnation
+    }
+
     /// There is a new link to an engine with this incarnation, if it is known.
     pub(super) fn restart(&mut self, incarnation: Option<Incarnation>) {
         *self = Self { last: self.last, incarnation, ..Self::default() };
@@ -61,7 +67,7 @@ impl LogPosition {
     /// Reads a batch. `None`: the engine has lost its data since this link was opened, and maybe notices that other gateways
     /// had told it, and that have not been read here.
     pub(super) fn advance(&mut self, polled: &Polled) -> Option<Progress> {
-        if *self.incarnation.get_or_insert(polled.incarnation) != polled.incarnation {
+        if !self.is_same_engine(polled.incarnation) {
             return None;
         }
         if polled.entries.is_empty() && polled.is_full {
@@ -206,5 +212,14 @@ mod tests {
         // Also if that was before the first batch.
         position.restart(Some([2; 16]));
         assert_eq!(read(&mut position, [Some(batch(3, [], 0, false))]), [None]);
+    }
+
+    #[test]
+    fn an_engine_that_is_emptied_after_it_was_told_a_notice_is_noticed() {
+        let mut position = LogPosition::default();
+        position.restart(None);
+        assert!(position.is_same_engine([1; 16]));
+        assert!(!position.is_same_engine([2; 16]));
+        assert_eq!(read(&mut position, [Some(batch(2, [1], 1, false))]), [None]);
     }
 }

@@ -39,14 +39,17 @@ impl Fleet {
             let mut notices = self.notices.lock();
             (0..BATCH_TO_TELL).map_while(|_| notices.begin()).collect()
         };
-        let mut failed = None;
+        let (mut failed, mut went_back) = (None, false);
         for (notice, told) in batch.iter().zip(self.tell(link, &batch).await) {
             self.notices.lock().end(told.as_ref().ok().map(|(_, order)| *order), self.machine.clock.now());
             let result = told.as_ref().map_or(TellResult::Failed, |(result, _)| *result);
             self.watcher.told(notice.notice.kind, result);
+            went_back |= told.as_ref().is_ok_and(|(_, order)| !self.position.lock().is_same_engine(order.incarnation));
             failed = failed.or(told.err());
         }
         match failed {
+            // A new link tells it again what it was told before.
+            _ if went_back => return Err(Fault::WentBack),
             Some(fault) if fault.ends_link() => return Err(fault),
             // An engine without memory may have some later. The gateway tells it again after the next poll.
             Some(_) => return Ok(false),
