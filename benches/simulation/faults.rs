@@ -32,7 +32,8 @@ const MAX_SLOW: Duration = Duration::from_millis(400);
 const REMOVAL: Duration = Duration::from_secs(2);
 /// How long it may take until the gateway has noticed that a crowd is gone.
 const AFTER_CROWD: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+/// How far clocks jump.
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
@@ -186,15 +187,7 @@ impl Faults {
             Fault::WallBack => clock.set_wall_back(HOUR),
             Fault::Suspended => self.jump(gateway, || clock.suspend(HOUR)),
             Fault::Reload => self.processes[gateway].reload(dice.random_range(20..60)),
-            Fault::Purge => {
-                let project = dice.random_ratio(2, 3).then(|| dice.random_range(0..PROJECTS));
-                let begun = Clock::System.now();
-                let selection = PurgeSelection { project_id: project.map(project_id), ..PurgeSelection::default() };
-                self.processes[gateway].gateway().purge(&selection);
-                let ended = Some(Clock::System.now());
-                let told = self.gateways[gateway].told();
-                lock(&self.journal).purges.push(Purge { gateway, project, begun, ended, told });
-            }
+            Fault::Purge => self.purge(gateway, dice),
             Fault::NoDescriptors => {
                 self.set_down(gateway, true);
                 self.set_link(gateway, Condition::Exhausted);
@@ -215,38 +208,79 @@ impl Faults {
                 self.set_link(gateway, Condition::Healthy);
                 self.set_down(gateway, false);
             }
-            _ => self.cause_of_engine(fault, host, dice).await,
+            _ => self.cause_of_engine(fault, gateway, dice).await,
         }
     }
 
-    async fn cause_of_engine(&self, fault: Fault, gateway: IpAddr, dice: &mut SmallRng) {
+    async fn cause_of_engine(&self, fault: Fault, gateway: usize, dice: &mut SmallRng) {
         let Some(EngineHost { engine, host, .. }) = &self.engine else { return };
-        let lasting = dice.random_range(LASTING);
         match fault {
             Fault::EngineCutOff => {
+                let gateway = self.processes[gateway].host;
                 self.net.cut(gateway, *host, true);
-                sleep(lasting).await;
+                self.last(dice).await;
+                // The gateway has missed what the log does not have any more.
+                if dice.random_ratio(1, 2) {
+                    engine.trim_log(dice.random_range(0..3));
+                }
                 self.net.cut(gateway, *host, false);
             }
             Fault::EngineHangs => {
                 engine.hang(true);
-                sleep(lasting).await;
+                self.last(dice).await;
+                if dice.random_ratio(1, 3) {
+                    engine.restart();
+                }
                 engine.hang(false);
             }
-            Fault::EngineEmptied => engine.restart(),
+            Fault::EngineEmptied => {
+                self.purge_before(dice).await;
+                engine.restart();
+            }
             Fault::EngineGoesBack => {
                 let backup = engine.backup();
-                sleep(lasting).await;
+                self.last(dice).await;
                 engine.go_back(&backup);
             }
             Fault::EngineEvicts => _ = engine.evict(dice.random_range(1..10)),
             Fault::EngineFull => {
                 engine.out_of_memory(true);
-                sleep(lasting).await;
+                self.last(dice).await;
                 engine.out_of_memory(false);
             }
-            _ => engine.lose_control(),
+            _ => {
+                self.purge_before(dice).await;
+                engine.lose_control();
+            }
         }
+    }
+
+    /// Every second time, a gateway tells the engine of a purge immediately before the engine loses data.
+    async fn purge_before(&self, dice: &mut SmallRng) {
+        if dice.random_ratio(1, 2) {
+            self.purge(dice.random_range(0..self.processes.len()), dice);
+            sleep(dice.random_range(Duration::ZERO..MAX_SLOW)).await;
+        }
+    }
+
+    /// A fault of the engine lasts. During every second one a gateway is purged.
+    async fn last(&self, dice: &mut SmallRng) {
+        sleep(dice.random_range(LASTING)).await;
+        if dice.random_ratio(1, 2) {
+            self.purge(dice.random_range(0..self.processes.len()), dice);
+            sleep(dice.random_range(LASTING) / 4).await;
+        }
+    }
+
+    fn purge(&self, gateway: usize, dice: &mut SmallRng) {
+        let project = dice.random_ratio(2, 3).then(|| dice.random_range(0..PROJECTS));
+        let begun = Clock::System.now();
+        let selection = PurgeSelection { project_id: project.map(project_id), ..PurgeSelection::default() };
+        self.processes[gateway].gateway().purge(&selection);
+        let ended = Some(Clock::System.now());
+        let told = self.gateways[gateway].told();
+        self.net.note(&format!("purge of {project:?} at {gateway}"));
+        lock(&self.journal).purges.push(Purge { gateway, project, begun, ended, told });
     }
 
     /// A clock jumps by far more than any lifetime.

@@ -158,6 +158,14 @@ impl SimulatedNet {
         }
     }
 
+    /// The number of connections of two hosts that neither of them has dropped.
+    pub(crate) fn open_between(&self, one: IpAddr, other: IpAddr) -> usize {
+        let state = lock(&self.0);
+        let open = state.connections.iter().filter(|connection| connection.strong_count() == 2);
+        let hosts = open.filter_map(Weak::upgrade).map(|open| lock(&open).hosts());
+        hosts.filter(|hosts| hosts.contains(&one) && hosts.contains(&other)).count()
+    }
+
     /// The process of a host has ended: its listeners and connections are gone, and what still runs of it opens no others.
     pub(crate) fn end(&self, host: IpAddr) {
         let mut state = lock(&self.0);

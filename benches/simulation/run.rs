@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use http::header::DATE;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
@@ -17,10 +18,10 @@ use workspace_gateway::testing::random::Random;
 use workspace_gateway::testing::simulator::Simulator;
 use workspace_gateway::testing::sync::Workers;
 
-use super::client::Client;
+use super::client::{Client, End, Exchange};
 use super::endpoint::Endpoint;
 use super::engine::EngineHost;
-use super::faults::Faults;
+use super::faults::{Faults, HOUR};
 use super::judge::Judge;
 use super::metrics::sum_of;
 use super::net::SimulatedNet;
@@ -113,13 +114,14 @@ impl Run {
         let judge = Arc::new(Mutex::new((judge, Report::default())));
 
         let (stop, stopped) = watch::channel(false);
+        let started = Clock::System.now();
         let of_upstream = upstream_faults::inject(Arc::clone(&world), Arc::clone(&journal), self.seed, stopped.clone());
         let of_upstream = tokio::spawn(of_upstream);
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
             let dice = SmallRng::seed_from_u64(self.seed << 16 | number as u64);
             let client = Client::new(number, Arc::clone(&world), &gateways, dice);
-            clients.spawn(run_client(client, Arc::clone(&judge), net.clone(), stopped.clone()));
+            clients.spawn(run_client(client, Arc::clone(&judge), net.clone(), started, stopped.clone()));
         }
         let faults = Faults {
             net: net.clone(),
@@ -149,6 +151,10 @@ impl Run {
                 if left > 0 {
                     wrongs.push(format!("{left} {name} of gateway {number} are in use at the end"));
                 }
+            }
+            let left = net.open_between(process.host, upstream);
+            if left > 0 {
+                wrongs.push(format!("{left} connections of gateway {number} to upstream are open at the end"));
             }
         }
         for process in faults.processes {
@@ -206,17 +212,32 @@ impl Drop for Folder {
     }
 }
 
+/// `Date` is that of upstream's clock, or of the gateway's, which may be some hours ahead or behind.
+fn date_is_true(exchange: &Exchange, started: Instant) -> Result<(), String> {
+    let End::Answered { headers, .. } = &exchange.end else { return Ok(()) };
+    let text = headers.get(DATE).and_then(|date| date.to_str().ok()).ok_or("no Date")?;
+    let date = httpdate::parse_http_date(text).map_err(|error| error.to_string())?;
+    let of =
+        |date: SystemTime| i64::try_from(date.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
+    let now = SystemTime::UNIX_EPOCH + BEGIN + (exchange.decided - started) + Duration::from_secs(1);
+    let hour = i64::try_from(HOUR.as_secs()).map_err(|error| error.to_string())?;
+    let (Ok(now), Ok(date)) = (of(now), of(date)) else { return Err(format!("no Date of this time: {text}")) };
+    let is_possible = (now - date).rem_euclid(hour).unsigned_abs() < 2 * LIFETIMES.max_age().as_secs();
+    if is_possible { Ok(()) } else { Err(format!("Date is of another clock: {text}")) }
+}
+
 async fn run_client(
     mut client: Client,
     judge: Arc<Mutex<(Judge, Report)>>,
     net: SimulatedNet,
+    started: Instant,
     stopped: watch::Receiver<bool>,
 ) {
     while !*stopped.borrow() {
         client.think().await;
         let exchange = client.exchange().await;
         let (judge, report) = &mut *lock(&judge);
-        let verdict = judge.judge(&exchange);
+        let verdict = judge.judge(&exchange).and_then(|kind| date_is_true(&exchange, started).map(|()| kind));
         net.note(&format!("{} {verdict:?}", exchange.client));
         report.count(&exchange, verdict, &client.world);
     }

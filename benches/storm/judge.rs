@@ -546,7 +546,7 @@ impl Judge {
         let is_possible = match (case.is_own, status) {
             (true, 502) => case.was(ANSWER_TIMEOUT, breaks),
             (true, 503 | 504) => case.has_waited(),
-            (true, 429) => case.was_throttled(),
+            (_, 429) => case.was_throttled(),
             (true, _) => false,
             (false, _) => case.was(ANSWER_TIMEOUT, |condition| gives(condition, status)),
         };
@@ -597,10 +597,16 @@ impl Judge {
         let Exchange { gateway, standing, .. } = *case.exchange;
         let span = Span { begun: case.begun(), decided: case.decided(), standing };
         let is_late = case.cache_status.detail.as_deref() == Some("late");
-        if case.source != Source::Upstream || is_late || self.was_killed(case.exchange, case.journal) {
+        if is_late || self.was_killed(case.exchange, case.journal) {
             return;
         }
-        match case.cache_status.status {
+        let status = match case.source {
+            Source::Upstream => case.cache_status.status,
+            // It proves nobody, but it refuses.
+            Source::Relayed => Some(case.status.as_u16()).filter(|status| matches!(status, 401 | 403)),
+            _ => return,
+        };
+        match status {
             Some(200 | 304) if case.status != StatusCode::BAD_REQUEST => {
                 self.proofs.insert((key, gateway), span);
                 if case.cache_status.stored {
