@@ -118,7 +118,7 @@ impl EndedCall<'_> {
             }
             Verdict::Negative => self.store_negative(&response),
             Verdict::Throttled | Verdict::Failure => {
-                self.begin_backoff(Some((response.status(), response.headers())));
+                self.begin_backoff(Some((response.status(), response.headers())), true);
                 Some(Unstorable::Status)
             }
             // A 400, 404 or 405 that must not be stored still prevents the use of a stale entry.
@@ -229,13 +229,14 @@ impl EndedCall<'_> {
             // A backoff of the caller's own key extends its lapsed grant, so a failure inside the gateway must not
             // begin one.
             _ if !is_external && self.cache_key.owner.is_some() => {}
-            _ => self.begin_backoff(None),
+            _ => self.begin_backoff(None, is_external),
         }
     }
 
     /// Begins a backoff: stale entries are served without a call, to the caller, and to all callers if another caller's
-    /// call has failed, too. `response` is upstream's, if there was one.
-    fn begin_backoff(&self, response: Option<(StatusCode, &HeaderMap)>) {
+    /// call has failed, too. `response` is upstream's, if there was one. Other gateways do not hear of a failure inside
+    /// this one: they may have what it lacks.
+    fn begin_backoff(&self, response: Option<(StatusCode, &HeaderMap)>, is_external: bool) {
         let EndedCall { request, cache_key, times, .. } = self;
         let is_private = cache_key.owner.is_some();
         let is_granted = match self.memory.grants.grant_state(&request.lookup.caller_scope, times.received) {
@@ -262,14 +263,14 @@ impl EndedCall<'_> {
         let concerns_key = self.is_key_only || is_private;
         if self.is_for_caller_alone || !concerns_key {
             backoffs.begin_for_caller(caller_scope, span, times.received);
-            if is_granted {
+            if is_granted && is_external {
                 hints.tell(|| Hint::caller_backoff(caller_scope, span));
             }
         }
         if concerns_key {
             backoffs.begin(cache_key, caller_scope, cause, span, times.received);
             // That of a caller's own key extends its lapsed grant. Only the caller's own call at the same gateway may do so.
-            if !is_private {
+            if !is_private && is_external {
                 hints.tell(|| Hint::shared_backoff(caller_scope, cause, &cache_key.key, span));
             }
         }

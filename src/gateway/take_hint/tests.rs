@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use super::super::key_trial::KeyTurn;
 use super::*;
 use crate::budget::Charge;
+use crate::cache::grants::PendingGrant;
 use crate::cache::lifetime::ResponseTimes;
 use crate::catalogue::{Origin, Service};
 use crate::clock::{Clock, ManualClock};
@@ -27,7 +28,7 @@ use crate::telemetry::events::Event;
 use crate::upstream::client::FetchContext;
 use crate::upstream::gate::Class;
 use crate::upstream::key_breaker::SignatureOutcome;
-use crate::upstream::{PendingResponse, Upstream, UpstreamResponse};
+use crate::upstream::{PendingResponse, Upstream, UpstreamError, UpstreamResponse};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SETTINGS: &str = "region = \"eu-west-101\"";
@@ -136,6 +137,18 @@ impl Teller {
 
     /// A call for a request has got this response. `is_alone`: it was made for its caller alone.
     fn answered(&self, request: &CacheRequest, response: Response<Bytes>, is_alone: bool) {
+        self.ended(request, is_alone, |call, pending_grant| {
+            let status = response.status();
+            call.settle(pending_grant, response, status, None);
+        });
+    }
+
+    /// A call for a request has failed.
+    fn failed(&self, request: &CacheRequest, error: &UpstreamError, is_external: bool) {
+        self.ended(request, false, |call, pending_grant| call.settle_failure(pending_grant, error, is_external, None));
+    }
+
+    fn ended(&self, request: &CacheRequest, is_alone: bool, settle: impl FnOnce(EndedCall<'_>, PendingGrant)) {
         let Gateway { memory, observer, .. } = &*self.gateway;
         let now = self.gateway.now();
         let shared = memory.store.cache_key(&request.lookup.key, request.lookup.caller_scope.caller);
@@ -152,9 +165,7 @@ impl Teller {
             epoch,
             times,
         };
-        let (pending_grant, status) =
-            (memory.grants.begin_call(request.lookup.caller_scope.clone(), now), response.status());
-        call.settle(pending_grant, response, status, None);
+        settle(call, memory.grants.begin_call(request.lookup.caller_scope.clone(), now));
     }
 
     fn backs_off(&self, request: &CacheRequest) -> bool {
@@ -247,6 +258,18 @@ fn only_a_granted_callers_failure_is_told_and_only_as_what_it_may_begin_there() 
     let extends = |teller: &Teller| teller.gateway.memory.backoffs.is_active_for_owner(&own_key, teller.gateway.now());
     assert!(extends(&one) && !extends(&other));
     assert!(other.backs_off(&granted));
+}
+
+#[test]
+fn a_failure_inside_a_gateway_holds_back_no_other_gateway() {
+    for (is_external, told) in [(true, 1), (false, 0)] {
+        let (_, [one, _]) = Bench::new([""; 2]);
+        let request = one.request("a", "");
+        one.grant(&request);
+        one.failed(&request, &UpstreamError::Deadline, is_external);
+        assert!(one.backs_off(&request), "{is_external}");
+        assert_eq!(one.told().len(), told, "{is_external}");
+    }
 }
 
 #[test]
