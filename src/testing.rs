@@ -172,7 +172,7 @@ pub mod telemetry {
         pub use crate::telemetry::conditions::Cause;
     }
     pub mod logs {
-        pub use crate::telemetry::logs::begin;
+        pub use crate::telemetry::logs::{LogGuard, begin, begin_to, is_stalled};
     }
     pub mod events {
         pub use crate::telemetry::events::Event;

@@ -67,8 +67,8 @@ HISTORY = [
             "emptied-engine-unnoticed",
             "a new incarnation of the engine ends the link, and each gateway tells it again what it knows",
             "src/fleet/log.rs",
-            "if *self.incarnation.get_or_insert(polled.incarnation) != polled.incarnation {",
-            "if false && *self.incarnation.get_or_insert(polled.incarnation) != polled.incarnation {",
+            "if !self.is_same_engine(polled.incarnation) {",
+            "if false && !self.is_same_engine(polled.incarnation) {",
         ),
     ),
     (
@@ -100,6 +100,16 @@ HISTORY = [
             "src/gateway/snapshot.rs",
             "if self.up_to_date.load(Ordering::Acquire) < revocations {",
             "if false && self.up_to_date.load(Ordering::Acquire) < revocations {",
+        ),
+    ),
+    (
+        "Tell notices again if the engine lost them before the log was read",
+        Mutation(
+            "told-notice-lost-with-the-engine",
+            "a notice is told again if the engine was emptied before the log was read",
+            "src/fleet/teller.rs",
+            "            _ if went_back => return Err(Fault::WentBack),\n",
+            "            _ if went_back && false => return Err(Fault::WentBack),\n",
         ),
     ),
     (
@@ -173,6 +183,21 @@ OTHERS = [
         "idle::with_idle_limit(self.send(service, request), &progress, 4 * self.limits.idle).await;",
     ),
     Mutation(
+        "log-waits-for-its-reader",
+        "logging never waits for the reader of the log",
+        "src/telemetry/logs/queue.rs",
+        "        if state.bytes + cost > CAPACITY {\n",
+        "        self.emptied.wait_while_for(&mut state, |state| state.bytes + cost > CAPACITY, Duration::from_secs(1000));\n"
+        "        if state.bytes + cost > CAPACITY {\n",
+    ),
+    Mutation(
+        "own-failure-told",
+        "a failure inside a gateway holds back no other gateway",
+        "src/gateway/settle.rs",
+        "if !is_private && is_external {",
+        "if !is_private {",
+    ),
+    Mutation(
         "incomplete-body-taken",
         "a response that breaks off is a failure",
         "src/upstream/client.rs",
@@ -217,7 +242,7 @@ class Simulation:
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, preexec_fn=limit)
             # A run that waits for something that never happens uses no CPU.
-            timer = threading.Timer(3600, process.kill)
+            timer = threading.Timer(600, process.kill)
             timer.start()
             _, status, used = os.wait4(process.pid, 0)
             timer.cancel()

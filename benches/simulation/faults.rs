@@ -16,6 +16,7 @@ use super::endpoint::Endpoint;
 use super::engine::EngineHost;
 use super::judge::Judge;
 use super::lock;
+use super::log;
 use super::net::SimulatedNet;
 use super::network;
 use super::process::Process;
@@ -32,6 +33,8 @@ const MAX_SLOW: Duration = Duration::from_millis(400);
 const REMOVAL: Duration = Duration::from_secs(2);
 /// How long it may take until the gateway has noticed that a crowd is gone.
 const AFTER_CROWD: Duration = Duration::from_secs(1);
+/// How long it may take until all gateways are in sync again.
+const AFTER_ENGINE: Duration = Duration::from_secs(10);
 /// How far clocks jump.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
@@ -55,6 +58,8 @@ pub(crate) enum Fault {
     NoDescriptors,
     /// Strangers open connections, send half a request or do not read their response.
     Crowd,
+    /// The reader of the log, which all gateways share, begins to stall, or goes on.
+    LogReader,
     // Of the fleet's engine.
     EngineCutOff,
     EngineHangs,
@@ -68,7 +73,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    const ALONE: [Self; 14] = [
+    const ALONE: [Self; 15] = [
         Self::Partition,
         Self::SlowLink,
         Self::Reset,
@@ -83,6 +88,7 @@ impl Fault {
         Self::Purge,
         Self::NoDescriptors,
         Self::Crowd,
+        Self::LogReader,
     ];
     const OF_ENGINE: [Self; 7] = [
         Self::EngineCutOff,
@@ -132,7 +138,7 @@ impl Faults {
                 continue;
             }
             let gateway = dice.random_range(0..self.processes.len());
-            self.net.note(&format!("{fault} {gateway}"));
+            self.net.note_fault(format!("{fault} {gateway}"));
             self.counts.push(fault);
             self.cause(fault, gateway, &mut dice).await;
         }
@@ -180,7 +186,7 @@ impl Faults {
             Fault::Restart => {
                 self.set_down(gateway, true);
                 self.processes[gateway].stop().await;
-                lock(&self.judge).0.forget(gateway, None);
+                lock(&self.judge).0.forget(gateway, Some(Clock::System.now()));
                 self.start(gateway).await;
             }
             Fault::WallAhead => self.jump(gateway, || clock.advance_wall(HOUR)),
@@ -188,6 +194,7 @@ impl Faults {
             Fault::Suspended => self.jump(gateway, || clock.suspend(HOUR)),
             Fault::Reload => self.processes[gateway].reload(dice.random_range(20..60)),
             Fault::Purge => self.purge(gateway, dice),
+            Fault::LogReader => log::toggle(),
             Fault::NoDescriptors => {
                 self.set_down(gateway, true);
                 self.set_link(gateway, Condition::Exhausted);
@@ -208,7 +215,12 @@ impl Faults {
                 self.set_link(gateway, Condition::Healthy);
                 self.set_down(gateway, false);
             }
-            _ => self.cause_of_engine(fault, gateway, dice).await,
+            _ => {
+                lock(&self.judge).0.expect_lost_entries();
+                self.cause_of_engine(fault, gateway, dice).await;
+                sleep(AFTER_ENGINE).await;
+                lock(&self.judge).0.expect_kept_entries(Clock::System.now());
+            }
         }
     }
 
@@ -279,7 +291,7 @@ impl Faults {
         self.processes[gateway].gateway().purge(&selection);
         let ended = Some(Clock::System.now());
         let told = self.gateways[gateway].told();
-        self.net.note(&format!("purge of {project:?} at {gateway}"));
+        self.net.note_fault(format!("purge of {project:?} at {gateway}"));
         lock(&self.journal).purges.push(Purge { gateway, project, begun, ended, told });
     }
 

@@ -4,7 +4,7 @@
 //! Upstream is in turn healthy, slow, stuck, failing, throttling, resetting and dead; tokens are revoked, and the
 //! catalogue changes. Links are cut, slow or reset. Gateways are killed, restarted, suspended, reloaded and purged, their
 //! clocks jump, and they run out of descriptors and memory. The engine of a fleet hangs, is full, is cut off, and loses
-//! what it had. The storm's judge judges each response. At the end nothing may be in use.
+//! what it had. The reader of the log stalls. The storm's judge judges each response. At the end nothing may be in use.
 //!
 //! The same seed gives the same run: the digest of all bytes that arrive, with their times, is printed.
 //!
@@ -22,6 +22,7 @@
 //! settings      the gateways' settings             run       one seed
 //! connection    its connections                   crowd     strangers who use up memory
 //! engine        the host of a fleet's engine       resp_engine   the engine
+//! log           the log, and its reader
 //! ```
 //!
 //! The rest is the storm's (`benches/storm`).
@@ -42,6 +43,7 @@ mod faults;
 #[allow(dead_code)]
 #[path = "../storm/judge.rs"]
 mod judge;
+mod log;
 #[path = "../support/metrics.rs"]
 mod metrics;
 mod net;
@@ -67,6 +69,7 @@ use std::time::Duration;
 
 use workspace_gateway::testing::random::fix_hash_seeds;
 
+use log::Log;
 use run::Run;
 
 /// Seeds that have found a violation. They run first.
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         println!("NOT REPEATABLE: tokio's random numbers have a seed only with RUSTFLAGS=\"--cfg tokio_unstable\"");
     }
     fix_hash_seeds();
+    let log = Log::begin();
     let Flags { seed: first, runs, minutes, lists, has_crowds, trace } = flags;
     let span = Duration::from_secs(60 * minutes);
     let run = |seed| {
@@ -105,6 +109,10 @@ fn main() -> ExitCode {
     for seed in kept.iter().copied().chain(further).take(runs) {
         wrongs += run(seed).unwrap_or(1);
         hours += span.as_secs_f64() / 3600.0;
+    }
+    if !log.end() {
+        println!("WRONG: the log still stalls although its reader has gone on");
+        wrongs += 1;
     }
     let cpu = (cpu_time() - begun).as_secs_f64() / 3600.0;
     println!("{hours:.1} simulated hours in {:.0} s of CPU: {:.0} times as fast", cpu * 3600.0, hours / cpu);

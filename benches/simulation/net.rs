@@ -32,6 +32,8 @@ const ECONNREFUSED: i32 = 111;
 
 /// The delay of a connection in one direction is below this.
 const MAX_DELAY: Duration = Duration::from_millis(3);
+/// With a violation, so many faults are told.
+const FAULTS_TOLD: usize = 5;
 /// The first port of outgoing connections.
 const FIRST_PORT: u16 = 32_768;
 
@@ -55,6 +57,8 @@ struct State {
     /// Woken when a link is mended.
     waiting: Vec<Waker>,
     digest: blake3::Hasher,
+    /// The faults so far, with their times.
+    faults: Vec<(Duration, String)>,
     /// Where all that is digested is written, too.
     trace: Option<BufWriter<File>>,
     started: Instant,
@@ -72,8 +76,13 @@ impl State {
         self.ended.get(&host).copied().unwrap_or_default()
     }
 
+    /// The time since the run began.
+    fn now(&self) -> Duration {
+        Clock::System.timer_now() - self.started
+    }
+
     fn digest(&mut self, what: &str, bytes: &[u8]) {
-        let at = (Clock::System.timer_now() - self.started).as_nanos();
+        let at = self.now().as_nanos();
         self.digest.update(&at.to_le_bytes()).update(what.as_bytes()).update(bytes);
         if let Some(trace) = &mut self.trace {
             writeln!(trace, "{:.6} {what} {}", at as f64 / 1e9, bytes.escape_ascii()).expect("a written line");
@@ -98,6 +107,7 @@ impl SimulatedNet {
             without_descriptors: BTreeSet::new(),
             waiting: Vec::new(),
             digest: blake3::Hasher::new(),
+            faults: Vec::new(),
             trace: trace.map(|path| BufWriter::new(File::create(path).expect("a file"))),
             started: Clock::System.timer_now(),
         })))
@@ -187,6 +197,22 @@ impl SimulatedNet {
     /// Adds a line to the digest.
     pub(crate) fn note(&self, line: &str) {
         self.arrived("", line.as_bytes());
+    }
+
+    /// Adds a fault to the digest, and to those that [`Self::moment`] tells.
+    pub(crate) fn note_fault(&self, fault: String) {
+        self.note(&fault);
+        let mut state = lock(&self.0);
+        let now = state.now();
+        state.faults.push((now, fault));
+    }
+
+    /// The present time, and the last faults.
+    pub(crate) fn moment(&self) -> String {
+        let state = lock(&self.0);
+        let last = &state.faults[state.faults.len().saturating_sub(FAULTS_TOLD)..];
+        let last = last.iter().map(|(at, fault)| format!("; {:.3} s {fault}", at.as_secs_f64()));
+        format!("at {:.3} s; before{}", state.now().as_secs_f64(), last.collect::<String>())
     }
 
     /// Adds bytes to the digest, which have arrived at `place`.

@@ -108,7 +108,6 @@ impl Run {
         let journal = Arc::new(Mutex::new(Journal::new(&world, gateways.len(), Clock::System.now())));
         let mut judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, LIFETIMES);
         if engine.is_some() {
-            judge.expect_lost_entries();
             judge.expect_unknown_callers();
         }
         let judge = Arc::new(Mutex::new((judge, Report::default())));
@@ -239,6 +238,7 @@ async fn run_client(
         let (judge, report) = &mut *lock(&judge);
         let verdict = judge.judge(&exchange).and_then(|kind| date_is_true(&exchange, started).map(|()| kind));
         net.note(&format!("{} {verdict:?}", exchange.client));
+        let verdict = verdict.map_err(|error| format!("{error}\n    {}", net.moment()));
         report.count(&exchange, verdict, &client.world);
     }
 }

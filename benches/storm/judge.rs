@@ -62,8 +62,8 @@ pub(crate) struct Judge {
     hits: usize,
     /// When the loads started.
     loaded: Option<Instant>,
-    /// Whether gateways may remove their entries, so that no error is avoidable.
-    may_lose_entries: bool,
+    /// Gateways have what they got since then. `None`: they may lose it at any time, so no error is avoidable.
+    kept_since: Option<Instant>,
     /// Whether the engine may not know callers. Only in the simulation.
     may_not_know_callers: bool,
 }
@@ -191,7 +191,7 @@ impl Judge {
             is_jumping: false,
             hits: 0,
             loaded: None,
-            may_lose_entries: false,
+            kept_since: Some(Clock::System.now()),
             may_not_know_callers: false,
         }
     }
@@ -199,7 +199,13 @@ impl Judge {
     /// A gateway that has missed notices of its fleet removes its entries and proves its callers again. The judge does not
     /// know when. Errors must still be such as upstream's failures explain.
     pub(crate) fn expect_lost_entries(&mut self) {
-        self.may_lose_entries = true;
+        self.kept_since = None;
+    }
+
+    /// From now on gateways miss no notices.
+    #[allow(dead_code)]
+    pub(crate) fn expect_kept_entries(&mut self, now: Instant) {
+        self.kept_since = Some(now);
     }
 
     /// The engine may not know a caller (`deploy/fleet.md`, "Not covered"). So a refusal counts for other gateways only if
@@ -555,7 +561,7 @@ impl Judge {
         }
         // If the budget has no room for upstream's response, a request is relayed although an entry is stored.
         let is_relayed_without_budget = self.is_loaded(exchange) && case.source == Source::Relayed;
-        if !is_relayed_without_budget && !self.may_lose_entries && self.is_promised(case) {
+        if !is_relayed_without_budget && self.is_promised(case) {
             Err("an error, although an entry could have been sent".to_owned())
         } else {
             Ok(())
@@ -576,6 +582,7 @@ impl Judge {
         let Lifetimes { ttl, stale_if_error, grant_ttl, .. } = self.lifetimes;
         let life = ttl * (100 - JITTER) / 100 + stale_if_error;
         let live = case.decided() < proof.begun + grant_ttl && case.decided() < stored.begun + life;
+        let live = live && self.kept_since.is_some_and(|since| since < proof.begun && since < stored.begun);
         let live = live
             && self.jumped.get(&exchange.gateway).is_none_or(|jumped| *jumped < proof.begun && *jumped < stored.begun);
         // A refusal of an earlier call ends a grant, too, and so does one that another gateway has told.

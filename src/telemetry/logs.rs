@@ -1,4 +1,4 @@
-//! Sets up logging: one line per log event on standard error, as text or JSON. A process has one log, whose level can
+//! Sets up logging: one line per log event on standard error, or to another target, as text or JSON. A process has one log, whose level can
 //! change.
 //!
 //! Logging must not wait for the reader of the log. One thread writes the lines (`logs/queue.rs`). It uses a duplicate
@@ -66,13 +66,29 @@ impl Drop for LogGuard {
     }
 }
 
-/// Begins to log, panics included. Does nothing if something else in this process logs already.
+/// Begins to log on standard error, panics included. Does nothing if something else in this process logs already.
 ///
 /// # Errors
 /// If standard error cannot be duplicated, or the writing thread cannot be started.
 pub fn begin(settings: &LogSettings) -> io::Result<LogGuard> {
     let is_coloured = is_coloured(io::stderr().is_terminal(), |name| env::var_os(name));
     let target = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    let guard = begin_to(target, is_coloured, settings)?;
+    if VERBOSITY.get().is_some() {
+        panic::set_hook(Box::new(log_panic));
+    }
+    Ok(guard)
+}
+
+/// Begins to log to a target, which may block. Does nothing if something else in this process logs already.
+///
+/// # Errors
+/// If the writing thread cannot be started.
+pub fn begin_to(
+    target: impl Write + Send + 'static,
+    is_coloured: bool,
+    settings: &LogSettings,
+) -> io::Result<LogGuard> {
     // Otherwise the layer would print formatting errors to standard error.
     let lines = fmt::layer().with_writer(|| LogLine).with_ansi(is_coloured).log_internal_errors(false);
     let lines = match settings.format {
@@ -95,7 +111,6 @@ pub fn begin(settings: &LogSettings) -> io::Result<LogGuard> {
     if registry().with(lines.with_filter(filter)).try_init().is_ok() {
         let _ = VERBOSITY.set(Verbosity { handle, level: Mutex::new(settings.level) });
         set_access(settings.access);
-        panic::set_hook(Box::new(log_panic));
     }
     Ok(LogGuard(()))
 }
@@ -146,7 +161,7 @@ pub(crate) fn dropped() -> u64 {
 }
 
 /// Whether lines of this process' log are dropped, or will be soon.
-pub(crate) fn is_stalled() -> bool {
+pub fn is_stalled() -> bool {
     QUEUE.get().is_some_and(|queue| queue.is_stalled())
 }
 
