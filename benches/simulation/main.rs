@@ -41,8 +41,10 @@ mod endpoint;
 mod engine;
 mod faults;
 #[allow(dead_code)]
-#[path = "../storm/judge.rs"]
+#[path = "../storm/judge/mod.rs"]
 mod judge;
+#[path = "../storm/lifetimes.rs"]
+mod lifetimes;
 mod log;
 #[path = "../support/metrics.rs"]
 mod metrics;

@@ -5,15 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long entries and grants are used.
-#[derive(Clone, Copy)]
-pub(crate) struct Lifetimes {
-    pub(crate) ttl: Duration,
-    pub(crate) stale_while_revalidate: Duration,
-    pub(crate) stale_if_error: Duration,
-    pub(crate) grant_ttl: Duration,
-    pub(crate) outage_grace: Duration,
-}
+pub(crate) use super::lifetimes::Lifetimes;
 
 pub(crate) const LIFETIMES: Lifetimes = Lifetimes {
     ttl: Duration::from_secs(20),
@@ -43,13 +35,6 @@ pub(crate) const THINK: Range<Duration> = Duration::from_millis(100)..Duration::
 /// Faults and changes take this many times as long as in the storm.
 pub(crate) const SCALE: u64 = 15;
 
-impl Lifetimes {
-    /// The largest age of a stale response.
-    pub(crate) fn max_age(&self) -> Duration {
-        self.ttl + self.stale_while_revalidate.max(self.stale_if_error)
-    }
-}
-
 /// `engine`: the address of the fleet's engine, if there is a fleet.
 pub(crate) fn toml(
     [workspace, appstream]: &[String; 2],
@@ -58,11 +43,8 @@ pub(crate) fn toml(
     max_calls: usize,
 ) -> String {
     let ms = |span: Duration| format!("\"{}ms\"", span.as_millis());
-    let Lifetimes { ttl, stale_while_revalidate, stale_if_error, grant_ttl, outage_grace } = LIFETIMES;
-    let [ttl, answer_timeout] = [ttl, ANSWER_TIMEOUT].map(ms);
-    let [stale_while_revalidate, stale_if_error] = [stale_while_revalidate, stale_if_error].map(ms);
-    let [backoff, stale_if_slow] = [BACKOFF, STALE_IF_SLOW].map(ms);
-    let [grant_ttl, outage_grace, denial_ttl] = [grant_ttl, outage_grace, DENIAL_TTL].map(ms);
+    let answer_timeout = ms(ANSWER_TIMEOUT);
+    let cache_and_grants = LIFETIMES.toml();
     let snapshot = snapshot.map(|path| format!("snapshot = {path:?}")).unwrap_or_default();
     let mut settings = format!(
         r#"
@@ -83,20 +65,8 @@ pub(crate) fn toml(
         max_calls = {max_calls}
         max_calls_per_caller = 10
 
-        [cache]
-        ttl = {ttl}
-        ttl_jitter = "{JITTER}%"
-        stale_while_revalidate = {stale_while_revalidate}
-        stale_if_error = {stale_if_error}
-        negative_ttl = {backoff}
-        backoff = {backoff}
-        stale_if_slow = {stale_if_slow}
+        {cache_and_grants}
         {snapshot}
-
-        [grants]
-        grant_ttl = {grant_ttl}
-        outage_grace = {outage_grace}
-        denial_ttl = {denial_ttl}
 
         [limits]
         memory = "8MiB"

@@ -36,6 +36,7 @@ mod faults;
 mod fleet;
 mod gateway;
 mod judge;
+mod lifetimes;
 #[path = "../support/limits.rs"]
 mod limits;
 #[path = "../loads/mod.rs"]

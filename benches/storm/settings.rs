@@ -3,17 +3,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::loads;
+pub(crate) use super::lifetimes::Lifetimes;
 
-/// How long entries and grants are used.
-#[derive(Clone, Copy)]
-pub(crate) struct Lifetimes {
-    pub(crate) ttl: Duration,
-    pub(crate) stale_while_revalidate: Duration,
-    pub(crate) stale_if_error: Duration,
-    pub(crate) grant_ttl: Duration,
-    pub(crate) outage_grace: Duration,
-}
+use crate::loads;
 
 /// Those of the single gateway. So short that each ends many times in a minute.
 pub(crate) const ALONE: Lifetimes = Lifetimes {
@@ -45,13 +37,6 @@ pub(crate) const STALE_IF_SLOW: Duration = Duration::from_millis(200);
 pub(crate) const DENIAL_TTL: Duration = Duration::from_millis(200);
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-impl Lifetimes {
-    /// The largest age of a stale response.
-    pub(crate) fn max_age(&self) -> Duration {
-        self.ttl + self.stale_while_revalidate.max(self.stale_if_error)
-    }
-}
-
 /// How late a response may be on this busy machine, after its deadline.
 pub(crate) const SLACK: Duration = Duration::from_secs(1);
 /// How long it may take until the gateway notices that a connection is closed.
@@ -66,11 +51,8 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(crate) fn toml([workspace, appstream]: &[String; 2], lifetimes: &Lifetimes) -> String {
     let ms = |span: Duration| format!("\"{}ms\"", span.as_millis());
-    let Lifetimes { ttl, stale_while_revalidate, stale_if_error, grant_ttl, outage_grace } = *lifetimes;
-    let [ttl, answer_timeout] = [ttl, ANSWER_TIMEOUT].map(ms);
-    let [stale_while_revalidate, stale_if_error] = [stale_while_revalidate, stale_if_error].map(ms);
-    let [negative_ttl, stale_if_slow] = [BACKOFF, STALE_IF_SLOW].map(ms);
-    let [grant_ttl, outage_grace, denial_ttl] = [grant_ttl, outage_grace, DENIAL_TTL].map(ms);
+    let answer_timeout = ms(ANSWER_TIMEOUT);
+    let cache_and_grants = lifetimes.toml();
     format!(
         r#"
         [listen]
@@ -89,19 +71,7 @@ pub(crate) fn toml([workspace, appstream]: &[String; 2], lifetimes: &Lifetimes) 
         max_calls = 40
         max_calls_per_caller = 10
 
-        [cache]
-        ttl = {ttl}
-        ttl_jitter = "{JITTER}%"
-        stale_while_revalidate = {stale_while_revalidate}
-        stale_if_error = {stale_if_error}
-        negative_ttl = {negative_ttl}
-        backoff = {negative_ttl}
-        stale_if_slow = {stale_if_slow}
-
-        [grants]
-        grant_ttl = {grant_ttl}
-        outage_grace = {outage_grace}
-        denial_ttl = {denial_ttl}
+        {cache_and_grants}
 
         # The loads reach this limit.
         [limits]

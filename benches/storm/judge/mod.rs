@@ -1,0 +1,338 @@
+//! Judges each response by the states of upstream and by what the gateway guarantees.
+//!
+//! It sees what clients see. A request begins before the gateway receives it, and its response arrives after the
+//! gateway has decided. So a check for any moment between both is exact, even on a slow machine. Each tolerance is
+//! explained.
+
+mod case;
+mod rules;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+use workspace_gateway::testing::clock::Clock;
+
+use super::cache_status::{CacheStatus, Source};
+use super::client::{End, Exchange, RequestDirectives};
+use super::endpoint::{Endpoint, Standing, Told};
+use super::lock;
+use super::settings::{Lifetimes, NOTICE, SYNC};
+use super::world::{Condition, Journal, Purge, World};
+use case::{Case, ago, breaks};
+
+/// The kind of a request that the loads have broken.
+const INCOMPLETE: &str = "(no complete response, under the loads)";
+
+/// The same for a gateway that was killed.
+const KILLED: &str = "(no complete response, the gateway was killed)";
+
+/// The kind of a response, or what is wrong with it.
+pub(crate) type Verdict = Result<String, String>;
+
+pub(crate) struct Judge {
+    world: Arc<World>,
+    journal: Arc<Mutex<Journal>>,
+    gateways: Arc<[Endpoint]>,
+    lifetimes: Lifetimes,
+    /// Upstream's lists, by resource, version of the catalogue, and whether the caller is restricted.
+    lists: HashMap<(usize, Instant, bool), Option<Bytes>>,
+    /// The latest request that proved a caller in a scope, at each gateway.
+    proofs: HashMap<(ScopeKey, usize), Span>,
+    /// The latest request whose response was stored at a gateway, by resource, and by its owner if it is private.
+    stored: HashMap<(usize, Option<usize>, usize), Span>,
+    /// When upstream last refused a caller in a scope, at each gateway.
+    refused: HashMap<ScopeKey, Vec<Refusal>>,
+    /// How often a rule of the fleet was to be kept.
+    pub(crate) fleet: FleetCounts,
+    /// The time of the last jump of a gateway's clock. Its entries and grants from before are not valid.
+    jumped: HashMap<usize, Instant>,
+    /// Whether a clock is about to jump or has just jumped.
+    is_jumping: bool,
+    hits: usize,
+    /// When the loads started.
+    loaded: Option<Instant>,
+    /// Gateways have what they got since then. `None`: they may lose it at any time, so no error is avoidable.
+    kept_since: Option<Instant>,
+    /// Whether the engine may not know callers. Only in the simulation.
+    may_not_know_callers: bool,
+}
+
+/// A caller, its project and the number of the operation.
+type ScopeKey = (usize, usize, usize);
+
+/// The numbers of responses that depend on what gateways tell each other.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FleetCounts {
+    /// For callers that only another gateway has been denied.
+    pub(crate) denied: usize,
+    /// Lists that could be older than a purge at another gateway.
+    pub(crate) purged: usize,
+    /// Lists that another gateway has stored, or for callers that it has proved.
+    pub(crate) shared: usize,
+}
+
+/// A request, from its beginning to the head of its response.
+#[derive(Clone, Copy)]
+struct Span {
+    begun: Instant,
+    decided: Instant,
+    standing: Standing,
+}
+
+/// A refusal of upstream, and the number of changes of the caller's token until then.
+struct Refusal {
+    gateway: usize,
+    at: Instant,
+    changes: usize,
+    told: Told,
+    /// Whether the gateway certainly had a grant of the caller. Else it tells the refusal only if the engine knows the caller
+    /// (`deploy/fleet.md`, "Not covered").
+    is_known: bool,
+}
+
+impl Refusal {
+    /// Whether the token is still invalid, and the gateway certainly knew it when the request began.
+    fn is_certain(&self, case: &Case<'_>) -> bool {
+        let Case { exchange, .. } = case;
+        let is_told = || self.is_known && self.told.get().is_some_and(|told| *told + SYNC < exchange.begun);
+        self.changes == case.token_states().count_by(exchange.decided)
+            && match self.gateway == exchange.gateway {
+                true => self.at < exchange.begun,
+                false => exchange.standing == Standing::InSync && is_told(),
+            }
+    }
+}
+
+impl Judge {
+    pub(crate) fn new(
+        world: Arc<World>,
+        journal: Arc<Mutex<Journal>>,
+        gateways: &Arc<[Endpoint]>,
+        lifetimes: Lifetimes,
+    ) -> Self {
+        let (lists, proofs) = (HashMap::new(), HashMap::new());
+        Self {
+            world,
+            journal,
+            gateways: Arc::clone(gateways),
+            lifetimes,
+            lists,
+            proofs,
+            stored: HashMap::new(),
+            refused: HashMap::new(),
+            fleet: FleetCounts::default(),
+            jumped: HashMap::new(),
+            is_jumping: false,
+            hits: 0,
+            loaded: None,
+            kept_since: Some(Clock::System.now()),
+            may_not_know_callers: false,
+        }
+    }
+
+    /// A gateway that has missed notices of its fleet removes its entries and proves its callers again. The judge does not
+    /// know when. Errors must still be such as upstream's failures explain.
+    pub(crate) fn expect_lost_entries(&mut self) {
+        self.kept_since = None;
+    }
+
+    /// From now on gateways miss no notices.
+    #[allow(dead_code)]
+    pub(crate) fn expect_kept_entries(&mut self, now: Instant) {
+        self.kept_since = Some(now);
+    }
+
+    /// The engine may not know a caller (`deploy/fleet.md`, "Not covered"). So a refusal counts for other gateways only if
+    /// the gateway that saw it had proved the caller.
+    #[allow(dead_code)]
+    pub(crate) fn expect_unknown_callers(&mut self) {
+        self.may_not_know_callers = true;
+    }
+
+    /// The loads start. From now on the gateway, and upstream on the same machine, may refuse requests, be late and
+    /// close connections. Responses must still be correct, and only for callers that may see them.
+    pub(crate) fn expect_loads(&mut self, now: Instant) {
+        self.loaded = Some(now);
+    }
+
+    /// A clock of the gateway will jump by far more than any lifetime. Until
+    /// [`expect_nothing_from_before`](Self::expect_nothing_from_before), the gateway may use or drop what it has.
+    pub(crate) fn expect_jump(&mut self) {
+        self.is_jumping = true;
+    }
+
+    pub(crate) fn expect_nothing_from_before(&mut self, gateway: usize, now: Instant) {
+        self.jumped.insert(gateway, now);
+        self.is_jumping = false;
+    }
+
+    /// The number of hits so far, fresh or revalidated in the background.
+    pub(crate) fn hits(&self) -> usize {
+        self.hits
+    }
+
+    /// The earliest time that a response may come from: this long before the request, but not before the last jump of a
+    /// clock. A shared fetch may have been sent before the jump. In a fleet, other clocks have not jumped.
+    fn since(&self, case: &Case<'_>, span: Duration) -> Instant {
+        let from = ago(case.begun(), span);
+        let jumped = self.jumped.get(&case.exchange.gateway).filter(|_| self.gateways.len() == 1);
+        let jumped = jumped.filter(|jumped| **jumped <= case.begun() && case.source != Source::Collapsed);
+        jumped.map_or(from, |jumped| from.max(*jumped))
+    }
+
+    fn is_loaded(&self, exchange: &Exchange) -> bool {
+        self.loaded.is_some_and(|since| exchange.decided >= since)
+    }
+
+    /// What a gateway knew is lost, because it was killed. With a snapshot, it must have kept refusals until this time.
+    pub(crate) fn forget(&mut self, killed: usize, kept_until: Option<Instant>) {
+        self.proofs.retain(|(_, gateway), _| *gateway != killed);
+        self.stored.retain(|(_, _, gateway), _| *gateway != killed);
+        self.refused.values_mut().for_each(|refusals| {
+            refusals.retain(|refusal| refusal.gateway != killed || kept_until.is_some_and(|until| refusal.at < until))
+        });
+    }
+
+    /// Whether the gateway has been down since the request began.
+    fn was_killed(&self, exchange: &Exchange, journal: &Journal) -> bool {
+        journal.down[exchange.gateway].within(exchange.begun, Clock::System.now()).any(|is_down| is_down)
+    }
+
+    pub(crate) fn judge(&mut self, exchange: &Exchange) -> Verdict {
+        let (status, headers, body) = match &exchange.end {
+            End::Broken(_) if self.is_loaded(exchange) => return Ok(INCOMPLETE.to_owned()),
+            End::Aborted => return Ok("(the client aborted)".to_owned()),
+            End::Broken(_) if self.was_killed(exchange, &lock(&self.journal)) => return Ok(KILLED.to_owned()),
+            // The end of a relayed response may overtake its head: the reset in HTTP/2, and in HTTP/1 hyper drops a head
+            // that it has not written yet.
+            End::Broken(error)
+                if exchange.directives == RequestDirectives::NoStore
+                    && ["Reset(", "IncompleteMessage"].iter().any(|kind| error.contains(kind)) =>
+            {
+                let has_broken =
+                    lock(&self.journal).was(exchange.gateway, ago(exchange.begun, NOTICE), exchange.decided, breaks);
+                let kind = "(a relayed response has ended like upstream's)".to_owned();
+                return if has_broken { Ok(kind) } else { Err(error.clone()) };
+            }
+            End::Broken(error) => return Err(error.clone()),
+            End::Answered { status, headers, body } => (*status, headers, body),
+        };
+        let cache_status = CacheStatus::read(headers);
+        let source = cache_status.source(status == StatusCode::OK || status == StatusCode::NOT_MODIFIED);
+        let journal = Arc::clone(&self.journal);
+        let journal = lock(&journal);
+        let kind = format!("{} {cache_status}", status.as_u16());
+        let body = match body {
+            Ok(body) => body,
+            // A relayed response ends where upstream's does.
+            Err(_)
+                if source == Source::Relayed
+                    && journal.was(
+                        exchange.gateway,
+                        ago(exchange.begun, NOTICE),
+                        exchange.decided + NOTICE,
+                        breaks,
+                    ) =>
+            {
+                return Ok(format!("{kind} (incomplete like upstream's)"));
+            }
+            Err(_) if self.is_loaded(exchange) => return Ok(INCOMPLETE.to_owned()),
+            Err(_) if self.was_killed(exchange, &journal) => return Ok(KILLED.to_owned()),
+            Err(error) => return Err(error.clone()),
+        };
+        let is_own = body.windows(32).any(|words| words == br#""error_msg":"workspace-gateway: "#.as_slice());
+        let case =
+            Case { exchange, status, headers, body, cache_status: &cache_status, source, journal: &journal, is_own };
+        let is_exhausted = case.was(NOTICE, |condition| condition == Condition::Exhausted);
+        if (self.is_loaded(exchange) || is_exhausted) && is_own && status.is_server_error() {
+            return Ok(format!("{kind} (under the loads)"));
+        }
+        if !self.is_loaded(exchange) && !self.was_killed(exchange, &journal) {
+            self.in_time(&case)?;
+        }
+        self.obeys_directives(&case)?;
+        match status {
+            StatusCode::OK | StatusCode::NOT_MODIFIED => {
+                self.body_is_true(&case)?;
+                self.may_see(&case)?;
+                if !self.is_loaded(exchange) {
+                    self.source_is_possible(&case)?;
+                }
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.is_refused(&case)?,
+            _ => self.error_is_possible(&case)?,
+        }
+        self.count_for_fleet(&case);
+        self.hits += usize::from(matches!(case.source, Source::Fresh | Source::AfterProof | Source::Revalidating));
+        self.record(&case);
+        Ok(kind)
+    }
+
+    fn scope_key(&self, exchange: &Exchange) -> ScopeKey {
+        let resource = &self.world.resources[exchange.resource];
+        (exchange.caller, resource.project, resource.scope)
+    }
+
+    fn entry_key(&self, exchange: &Exchange) -> (usize, Option<usize>, usize) {
+        let is_private = self.world.resources[exchange.resource].is_private;
+        (exchange.resource, is_private.then_some(exchange.caller), exchange.gateway)
+    }
+
+    /// The purges that can select this response.
+    fn purges<'j>(&self, case: &Case<'j>) -> impl Iterator<Item = &'j Purge> {
+        let project = self.world.resources[case.exchange.resource].project;
+        let purges = case.journal.purges.iter();
+        purges.filter(move |purge| purge.project.is_none_or(|purged| purged == project))
+    }
+
+    fn count_for_fleet(&mut self, case: &Case<'_>) {
+        let refusals = self.refused.get(&self.scope_key(case.exchange)).into_iter().flatten();
+        let mut certain = refusals.filter(|refusal| refusal.is_certain(case)).peekable();
+        let is_told = certain.peek().is_some() && certain.all(|refusal| refusal.gateway != case.exchange.gateway);
+        self.fleet.denied += usize::from(is_told && !case.is_own);
+        self.fleet.shared += usize::from(case.source == Source::Fleet);
+    }
+
+    /// Records what the response means for later ones.
+    fn record(&mut self, case: &Case<'_>) {
+        let (key, entry_key) = (self.scope_key(case.exchange), self.entry_key(case.exchange));
+        let Exchange { gateway, standing, .. } = *case.exchange;
+        let span = Span { begun: case.begun(), decided: case.decided(), standing };
+        let is_late = case.cache_status.detail.as_deref() == Some("late");
+        if is_late || self.was_killed(case.exchange, case.journal) {
+            return;
+        }
+        let status = match case.source {
+            Source::Upstream => case.cache_status.status,
+            // It proves nobody, but it refuses.
+            Source::Relayed => Some(case.status.as_u16()).filter(|status| matches!(status, 401 | 403)),
+            _ => return,
+        };
+        match status {
+            Some(200 | 304) if case.status != StatusCode::BAD_REQUEST => {
+                self.proofs.insert((key, gateway), span);
+                if case.cache_status.stored {
+                    self.stored.insert(entry_key, span);
+                }
+            }
+            // If the token was valid in between, the gateway may know that, too.
+            Some(401 | 403) if case.token_states().within(span.begun, span.decided).count() == 1 => {
+                let (at, changes) = (span.decided, case.token_states().count_by(span.decided));
+                let proof = self.proofs.get(&(key, gateway));
+                let is_known = proof.is_some_and(|proof| span.decided < proof.begun + self.lifetimes.grant_ttl);
+                let jumped = self.jumped.get(&gateway);
+                let is_known = is_known && jumped.is_none_or(|jumped| proof.is_some_and(|proof| *jumped < proof.begun));
+                let is_known = is_known || !self.may_not_know_callers;
+                let told = self.gateways[gateway].told();
+                let refusal = Refusal { gateway, at, changes, told, is_known };
+                let refusals = self.refused.entry(key).or_default();
+                refusals.retain(|earlier| earlier.gateway != gateway);
+                refusals.push(refusal);
+            }
+            _ => {}
+        }
+    }
+}
