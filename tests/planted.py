@@ -39,7 +39,7 @@ RULES = """
     no-cache-hit no-cache-gets-stale max-age-ignored only-if-cached-calls
     fast-path-without-grant fast-path-gives-stale remembered-entry-given-stale fast-path-uses-timer-clock step-back-counts
     told-denial-keeps-grant denial-not-told told-purge-ignored gap-keeps-grants gap-keeps-entries in-sync-for-ever
-    borrowed-from-now proof-stored-as-new age-in-tier-not-counted record-for-any-query record-for-any-project proof-of-any-scope
+    borrowed-from-now time-in-tier-no-age age-in-tier-not-counted record-for-any-query record-for-any-project proof-of-any-scope
     restored-grant-counts time-between-processes-not-counted
 """.split()
 

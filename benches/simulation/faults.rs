@@ -21,7 +21,8 @@ use super::net::SimulatedNet;
 use super::network;
 use super::process::Process;
 use super::report::Report;
-use super::world::{Condition, Journal, PROJECTS, Purge, project_id};
+use super::upstream_faults::{change_catalogue, change_token};
+use super::world::{Condition, Journal, PROJECTS, Purge, World, project_id};
 
 /// How long it is between two faults.
 const CALM: std::ops::Range<Duration> = Duration::from_secs(5)..Duration::from_secs(40);
@@ -109,6 +110,7 @@ impl fmt::Display for Fault {
 
 pub(crate) struct Faults {
     pub(crate) net: SimulatedNet,
+    pub(crate) world: Arc<World>,
     pub(crate) upstream: IpAddr,
     pub(crate) clients: usize,
     /// Whether strangers may use up the memory.
@@ -230,6 +232,7 @@ impl Faults {
             Fault::EngineCutOff => {
                 let gateway = self.processes[gateway].host;
                 self.net.cut(gateway, *host, true);
+                self.revoke_some(dice);
                 self.last(dice).await;
                 // The gateway has missed what the log does not have any more.
                 if dice.random_ratio(1, 2) {
@@ -284,7 +287,23 @@ impl Faults {
         }
     }
 
+    /// Every second time, many tokens are revoked while a gateway cannot be told so.
+    fn revoke_some(&self, dice: &mut SmallRng) {
+        if dice.random_ratio(1, 2) {
+            return;
+        }
+        for caller in (0..self.world.callers.len() - 1).filter(|_| dice.random_ratio(1, 3)).collect::<Vec<_>>() {
+            if lock(&self.journal).token_states[caller].latest() {
+                change_token(&self.world, &self.journal, caller, false, dice);
+            }
+        }
+    }
+
+    /// A gateway is purged, often because the catalogue has just changed.
     fn purge(&self, gateway: usize, dice: &mut SmallRng) {
+        if dice.random_ratio(1, 2) {
+            change_catalogue(&self.world, &self.journal);
+        }
         let project = dice.random_ratio(2, 3).then(|| dice.random_range(0..PROJECTS));
         let begun = Clock::System.now();
         let selection = PurgeSelection { project_id: project.map(project_id), ..PurgeSelection::default() };

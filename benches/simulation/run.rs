@@ -37,6 +37,8 @@ const CLIENTS: usize = 16;
 const LEAST_RESPONSES: usize = 10_000;
 const LEAST_FAULTS: usize = 20;
 /// After this time without requests, nothing may be in use.
+/// How long it is between two turns.
+const TURN: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(300);
 /// Metrics of what must not be in use then.
 const IN_USE: [&str; 5] =
@@ -120,10 +122,12 @@ impl Run {
         for number in 0..CLIENTS {
             let dice = SmallRng::seed_from_u64(self.seed << 16 | number as u64);
             let client = Client::new(number, Arc::clone(&world), &gateways, dice);
-            clients.spawn(run_client(client, Arc::clone(&judge), net.clone(), started, stopped.clone()));
+            let turns = Turns { started, seed: self.seed };
+            clients.spawn(run_client(client, Arc::clone(&judge), net.clone(), turns, stopped.clone()));
         }
         let faults = Faults {
             net: net.clone(),
+            world: Arc::clone(&world),
             upstream,
             clients: CLIENTS,
             has_crowds: self.has_crowds,
@@ -225,18 +229,42 @@ fn date_is_true(exchange: &Exchange, started: Instant) -> Result<(), String> {
     if is_possible { Ok(()) } else { Err(format!("Date is of another clock: {text}")) }
 }
 
+/// At each turn, the clients that have joined it ask the same gateway the same at once.
+#[derive(Clone, Copy)]
+struct Turns {
+    started: Instant,
+    seed: u64,
+}
+
+impl Turns {
+    /// Waits for the next turn.
+    async fn join(self, client: &mut Client) {
+        let passed = Clock::System.now() - self.started;
+        let turn = passed.as_secs() / TURN.as_secs() + 1;
+        tokio::time::sleep(Duration::from_secs(turn * TURN.as_secs()) - passed).await;
+        let mut dice = SmallRng::seed_from_u64(self.seed ^ turn << 40);
+        let resource = dice.random_range(0..client.world.resources.len());
+        let gateway = dice.random_range(0..client.gateways.len());
+        client.aim(resource, gateway);
+    }
+}
+
 async fn run_client(
     mut client: Client,
     judge: Arc<Mutex<(Judge, Report)>>,
     net: SimulatedNet,
-    started: Instant,
+    turns: Turns,
     stopped: watch::Receiver<bool>,
 ) {
     while !*stopped.borrow() {
-        client.think().await;
+        if client.dice.random_ratio(1, 4) {
+            turns.join(&mut client).await;
+        } else {
+            client.think().await;
+        }
         let exchange = client.exchange().await;
         let (judge, report) = &mut *lock(&judge);
-        let verdict = judge.judge(&exchange).and_then(|kind| date_is_true(&exchange, started).map(|()| kind));
+        let verdict = judge.judge(&exchange).and_then(|kind| date_is_true(&exchange, turns.started).map(|()| kind));
         net.note(&format!("{} {verdict:?}", exchange.client));
         let verdict = verdict.map_err(|error| format!("{error}\n    {}", net.moment()));
         report.count(&exchange, verdict, &client.world);

@@ -13,6 +13,8 @@ pub(crate) struct CacheStatus {
     pub(crate) status: Option<u16>,
     pub(crate) stored: bool,
     pub(crate) collapsed: bool,
+    /// In seconds. Negative if the entry is stale.
+    pub(crate) ttl: Option<i64>,
     pub(crate) detail: Option<String>,
 }
 
@@ -79,6 +81,7 @@ impl CacheStatus {
                 "fwd-status" => parsed.status = value.parse().ok(),
                 "stored" => parsed.stored = true,
                 "collapsed" => parsed.collapsed = true,
+                "ttl" => parsed.ttl = value.parse().ok(),
                 "detail" => parsed.detail = Some(value.to_owned()),
                 _ => {}
             }

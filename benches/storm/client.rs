@@ -19,7 +19,7 @@ use workspace_gateway::testing::request::caller::X_AUTH_TOKEN;
 use super::endpoint::{Begun, Endpoint, Standing};
 use super::network::connect;
 use super::settings::{ANSWER_TIMEOUT, THINK};
-use super::world::{PROJECTS, Resource, World};
+use super::world::{Caller, PROJECTS, World};
 
 /// Far longer than any response takes.
 pub(crate) const HANG: Duration = Duration::from_secs(3 * ANSWER_TIMEOUT.as_secs() + 10);
@@ -79,6 +79,8 @@ pub(crate) struct Client {
     caller: usize,
     /// The last response with an `ETag`: its resource, tag and body.
     tagged: Option<(usize, HeaderValue, Bytes)>,
+    /// What the next request is for, if [`Self::aim`] has said so.
+    aimed: Option<usize>,
 }
 
 impl Client {
@@ -94,7 +96,21 @@ impl Client {
             uses_http2: number.is_multiple_of(5),
             caller,
             tagged: None,
+            aimed: None,
         }
+    }
+
+    /// The next request is for this resource, at this gateway, by any caller who may see it.
+    #[allow(dead_code)]
+    pub(crate) fn aim(&mut self, resource: usize, gateway: usize) {
+        let World { callers, resources, .. } = &*self.world;
+        let sees = |caller: &Caller| caller.project.is_some_and(|home| resources[resource].is_for(caller, home));
+        let callers: Vec<_> = (0..callers.len()).filter(|caller| sees(&callers[*caller])).collect();
+        self.caller = callers[self.dice.random_range(0..callers.len())];
+        if self.gateway != gateway {
+            (self.gateway, self.connection) = (gateway, None);
+        }
+        self.aimed = Some(resource);
     }
 
     pub(crate) async fn think(&mut self) {
@@ -102,15 +118,8 @@ impl Client {
     }
 
     pub(crate) async fn exchange(&mut self) -> Exchange {
-        // The connection stays open: callers may share one.
-        if self.dice.random_ratio(1, 10) {
-            self.caller = self.dice.random_range(0..self.world.callers.len());
-        }
-        if self.gateways.len() > 1 && self.dice.random_ratio(1, 4) {
-            self.gateway = self.dice.random_range(0..self.gateways.len());
-            self.connection = None;
-        }
-        let (resource, caller) = (self.pick_resource(), self.caller);
+        let resource = self.aimed.take().unwrap_or_else(|| self.pick());
+        let caller = self.caller;
         let directives = self.pick_directives(resource);
         let is_slow = self.dice.random_ratio(1, 20);
         if is_slow || self.dice.random_ratio(1, 10) {
@@ -176,6 +185,19 @@ impl Client {
         exchange
     }
 
+    /// Sometimes with another caller, or at another gateway.
+    fn pick(&mut self) -> usize {
+        // The connection stays open: callers may share one.
+        if self.dice.random_ratio(1, 10) {
+            self.caller = self.dice.random_range(0..self.world.callers.len());
+        }
+        if self.gateways.len() > 1 && self.dice.random_ratio(1, 4) {
+            self.gateway = self.dice.random_range(0..self.gateways.len());
+            self.connection = None;
+        }
+        self.pick_resource()
+    }
+
     fn pick_resource(&mut self) -> usize {
         let world = Arc::clone(&self.world);
         let caller = &world.callers[self.caller];
@@ -183,9 +205,8 @@ impl Client {
             Some(home) if !self.dice.random_ratio(1, 40) => home,
             _ => self.dice.random_range(0..PROJECTS),
         };
-        let fits = |resource: &Resource| resource.project == project && (resource.is_private || !caller.is_restricted);
         let resources: Vec<_> =
-            (0..world.resources.len()).filter(|&resource| fits(&world.resources[resource])).collect();
+            (0..world.resources.len()).filter(|&resource| world.resources[resource].is_for(caller, project)).collect();
         // The first resources are more popular.
         let [one, other] = [0; 2].map(|least| self.dice.random_range(least..resources.len()));
         resources[one.min(other)]

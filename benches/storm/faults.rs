@@ -123,18 +123,13 @@ impl Injector<'_> {
                 () = &mut stopped => break,
                 () = pause(&mut dice, 100 * SCALE, 900 * SCALE) => {}
             }
-            // The journal is locked meanwhile, so nobody sees it without the new value.
-            let versions = &mut lock(self.journal).versions;
-            let before = Clock::System.now();
-            versions.begin(self.world.simulator.change_catalogue(), before);
-            versions.settle(Clock::System.now());
+            change_catalogue(self.world, self.journal);
         }
     }
 
     /// Tokens are revoked, expire or lose their permission, and become valid again.
     async fn change_tokens(&self, mut dice: SmallRng, stopped: impl Future<Output = ()>) {
         let mut stopped = std::pin::pin!(stopped);
-        let simulator = &self.world.simulator;
         loop {
             tokio::select! {
                     biased;
@@ -142,23 +137,36 @@ impl Injector<'_> {
                 () = pause(&mut dice, 20 * SCALE, 300 * SCALE) => {}
             }
             let caller = dice.random_range(0..self.world.callers.len() - 1);
-            let token_states = &mut lock(self.journal).token_states[caller];
-            let is_good = !token_states.latest();
+            let is_good = !lock(self.journal).token_states[caller].latest();
             // At any time most tokens are valid.
             if !is_good && dice.random_ratio(2, 3) {
                 continue;
             }
-            token_states.begin(is_good, Clock::System.now());
-            let token = &self.world.callers[caller].token;
-            match dice.random_range(0..3) {
-                _ if is_good => simulator.restore(token),
-                0 => simulator.revoke(token),
-                1 => simulator.expire(token),
-                _ => simulator.deny(token),
-            }
-            token_states.settle(Clock::System.now());
+            change_token(self.world, self.journal, caller, is_good, &mut dice);
         }
     }
+}
+
+pub(crate) fn change_catalogue(world: &World, journal: &Mutex<Journal>) {
+    // The journal is locked meanwhile, so nobody sees it without the new value.
+    let versions = &mut lock(journal).versions;
+    let before = Clock::System.now();
+    versions.begin(world.simulator.change_catalogue(), before);
+    versions.settle(Clock::System.now());
+}
+
+/// A token becomes valid, or is revoked, expires or loses its permission.
+pub(crate) fn change_token(world: &World, journal: &Mutex<Journal>, caller: usize, is_good: bool, dice: &mut SmallRng) {
+    let token_states = &mut lock(journal).token_states[caller];
+    token_states.begin(is_good, Clock::System.now());
+    let token = &world.callers[caller].token;
+    match dice.random_range(0..3) {
+        _ if is_good => world.simulator.restore(token),
+        0 => world.simulator.revoke(token),
+        1 => world.simulator.expire(token),
+        _ => world.simulator.deny(token),
+    }
+    token_states.settle(Clock::System.now());
 }
 
 /// Purges at gateways of a fleet, until `stop` is true.

@@ -37,6 +37,13 @@ pub(crate) struct Resource {
     pub(crate) is_private: bool,
 }
 
+impl Resource {
+    /// Whether this caller asks for it. Upstream refuses those of other projects.
+    pub(crate) fn is_for(&self, caller: &Caller, project: usize) -> bool {
+        self.project == project && (self.is_private || !caller.is_restricted)
+    }
+}
+
 fn resources(project: usize) -> Vec<Resource> {
     let id = project_id(project);
     let resource = |scope, paths: &[&str], language| {

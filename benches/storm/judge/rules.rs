@@ -158,6 +158,9 @@ impl Judge {
     /// If the response says that upstream failed, it did fail.
     pub(super) fn source_is_possible(&self, case: &Case<'_>) -> Result<(), String> {
         let is_possible = match case.source {
+            Source::Fresh | Source::AfterProof | Source::Fleet if case.cache_status.ttl.is_some_and(|ttl| ttl < 0) => {
+                return Err("a stale list as a fresh one".to_owned());
+            }
             Source::Failure if case.cache_status.detail.as_deref() == Some("throttled") => case.was_throttled(),
             Source::Failure if case.cache_status.detail.as_deref() == Some("deadline") => case.has_waited(),
             Source::Failure => case.was(LONGEST_CALL, |condition| {
