@@ -326,6 +326,10 @@ impl Faults {
         let (address, started) = self.processes[gateway].start().await;
         self.gateways[gateway].restart(address, Some(started));
         self.set_down(gateway, false);
+        if self.engine.is_some() {
+            // It forgets what it has got before it has read the log.
+            lock(&self.judge).0.expect_kept_entries(Clock::System.now() + AFTER_ENGINE);
+        }
     }
 
     fn set_link(&self, gateway: usize, condition: Condition) {
