@@ -235,7 +235,7 @@ impl Faults {
                 self.revoke_some(dice);
                 self.last(dice).await;
                 // The gateway has missed what the log does not have any more.
-                if dice.random_ratio(1, 2) {
+                if dice.random_ratio(3, 4) {
                     engine.trim_log(dice.random_range(0..3));
                 }
                 self.net.cut(gateway, *host, false);
@@ -287,11 +287,8 @@ impl Faults {
         }
     }
 
-    /// Every second time, many tokens are revoked while a gateway cannot be told so.
+    /// Many tokens are revoked, while a gateway cannot be told so.
     fn revoke_some(&self, dice: &mut SmallRng) {
-        if dice.random_ratio(1, 2) {
-            return;
-        }
         for caller in (0..self.world.callers.len() - 1).filter(|_| dice.random_ratio(1, 3)).collect::<Vec<_>>() {
             if lock(&self.journal).token_states[caller].latest() {
                 change_token(&self.world, &self.journal, caller, false, dice);

@@ -167,7 +167,8 @@ impl Run {
             wrongs.extend(engine.end().await.into_iter().map(|what| format!("the engine does not know {what}")));
         }
         world.simulator.shut_down().await;
-        let report = &mut lock(&judge).1;
+        let (judge, report) = &mut *lock(&judge);
+        wrongs.extend(judge.unproved());
         let conditions = lock(&journal).condition.all().count() / 2;
         let hours = usize::try_from(self.span.as_secs() / 3600).expect("few hours");
         let (responses, all_faults) = (report.responses(), conditions + faults.counts.len());

@@ -21,7 +21,7 @@ use super::endpoint::{Endpoint, Standing, Told};
 use super::lock;
 use super::settings::{Lifetimes, NOTICE, SYNC};
 use super::world::{Condition, Journal, Purge, World};
-use case::{Case, ago, breaks};
+use case::{Case, LONGEST_CALL, ago, breaks};
 
 /// The kind of a request that the loads have broken.
 const INCOMPLETE: &str = "(no complete response, under the loads)";
@@ -41,6 +41,11 @@ pub(crate) struct Judge {
     lists: HashMap<(usize, Instant, bool), Option<Bytes>>,
     /// The latest request that proved a caller in a scope, at each gateway.
     proofs: HashMap<(ScopeKey, usize), Span>,
+    /// The latest request of a caller in a scope at each gateway, whatever its response.
+    asked: HashMap<(ScopeKey, usize), Instant>,
+    /// Hits of callers that the gateway itself had to prove, but that have not asked it before. A request that is judged
+    /// later may have begun before them.
+    unproved: Vec<Unproved>,
     /// The latest request whose response was stored at a gateway, by resource, and by its owner if it is private.
     stored: HashMap<(usize, Option<usize>, usize), Span>,
     /// When upstream last refused a caller in a scope, at each gateway.
@@ -72,6 +77,11 @@ pub(crate) struct FleetCounts {
     pub(crate) purged: usize,
     /// Lists that another gateway has stored, or for callers that it has proved.
     pub(crate) shared: usize,
+}
+
+struct Unproved {
+    scope: (ScopeKey, usize),
+    decided: Instant,
 }
 
 /// A request, from its beginning to the head of its response.
@@ -121,6 +131,8 @@ impl Judge {
             lifetimes,
             lists,
             proofs,
+            asked: HashMap::new(),
+            unproved: Vec::new(),
             stored: HashMap::new(),
             refused: HashMap::new(),
             fleet: FleetCounts::default(),
@@ -190,6 +202,7 @@ impl Judge {
     /// What a gateway knew is lost, because it was killed. With a snapshot, it must have kept refusals until this time.
     pub(crate) fn forget(&mut self, killed: usize, kept_until: Option<Instant>) {
         self.proofs.retain(|(_, gateway), _| *gateway != killed);
+        self.asked.retain(|(_, gateway), _| *gateway != killed);
         self.stored.retain(|(_, _, gateway), _| *gateway != killed);
         self.refused.values_mut().for_each(|refusals| {
             refusals.retain(|refusal| refusal.gateway != killed || kept_until.is_some_and(|until| refusal.at < until))
@@ -201,7 +214,26 @@ impl Judge {
         journal.down[exchange.gateway].within(exchange.begun, Clock::System.now()).any(|is_down| is_down)
     }
 
+    /// Hits for callers without a proof. Complete after the last request.
+    #[allow(dead_code)]
+    pub(crate) fn unproved(&self) -> impl Iterator<Item = String> {
+        self.unproved.iter().map(|Unproved { scope, decided }| {
+            let ((caller, project, operation), gateway) = scope;
+            let ago = Clock::System.now().saturating_duration_since(*decided);
+            format!("gateway {gateway} gave caller {caller} of project {project} a hit of operation {operation} without a proof, {ago:?} ago")
+        })
+    }
+
+    /// Whether the gateway itself may have proved this caller. A call for it begins with one of its requests.
+    fn note_request(&mut self, exchange: &Exchange) -> bool {
+        let scope = (self.scope_key(exchange), exchange.gateway);
+        self.unproved.retain(|unproved| unproved.scope != scope || unproved.decided < exchange.begun);
+        let since = ago(exchange.begun, self.lifetimes.grant_ttl + LONGEST_CALL);
+        self.asked.insert(scope, exchange.decided).is_some_and(|asked| asked >= since)
+    }
+
     pub(crate) fn judge(&mut self, exchange: &Exchange) -> Verdict {
+        let may_be_proved = self.note_request(exchange);
         let (status, headers, body) = match &exchange.end {
             End::Broken(_) if self.is_loaded(exchange) => return Ok(INCOMPLETE.to_owned()),
             End::Aborted => return Ok("(the client aborted)".to_owned()),
@@ -264,6 +296,12 @@ impl Judge {
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.is_refused(&case)?,
             _ => self.error_is_possible(&case)?,
+        }
+        // In a fleet another gateway may have proved it, while this one is in sync.
+        let needs_own_proof = self.gateways.len() == 1 || exchange.standing == Standing::OutOfSync;
+        if needs_own_proof && !may_be_proved && matches!(source, Source::Fresh | Source::Revalidating) {
+            let scope = (self.scope_key(exchange), exchange.gateway);
+            self.unproved.push(Unproved { scope, decided: exchange.decided });
         }
         self.count_for_fleet(&case);
         self.hits += usize::from(matches!(case.source, Source::Fresh | Source::AfterProof | Source::Revalidating));

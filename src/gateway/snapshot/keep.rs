@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{RestoredCounts, Restorer, Snapshot};
@@ -106,31 +106,7 @@ impl Gateway {
             restored: RestoredCounts::default(),
         };
         let max_record = active.settings.cache.max_body_size.bytes().saturating_add(2 * record::MAX_HEAD);
-        let workers = self.machine.workers;
-        let restoring = async {
-            let opened = Arc::clone(snapshot);
-            let opening = workers.run(move || opened.file.read(&opened.sealer, max_record));
-            let mut reader = opening.await.map_err(io::Error::other).flatten()?;
-            while let Some(mut of_file) = reader.take() {
-                let reading = workers.run(move || of_file.next_batch(BATCH).map(|batch| (of_file, batch)));
-                let Some((of_file, batch)) = reading.await.map_err(io::Error::other)? else { break };
-                reader = Some(of_file);
-                for record in batch {
-                    match record {
-                        // What is not usable any more is a miss.
-                        Ok(record) => drop(restorer.add(&record)),
-                        Err(reason) => {
-                            restorer.is_complete = false;
-                            self.observer.metrics.unreadable_record(reason);
-                            let why = format!("a record cannot be read: {}", reason.describe());
-                            let what = "a record of the snapshot cannot be read, so it and the later ones are not used";
-                            self.observer.snapshot_failed(what, &why);
-                        }
-                    }
-                }
-            }
-            Ok::<_, io::Error>(())
-        };
+        let restoring = self.restore_records(snapshot, &mut restorer, max_record);
         // If the file system hangs, the thread ends when it does not hang any more.
         let result = timeout(TIME_LIMIT, restoring).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let was_read = result.is_ok();
@@ -143,74 +119,56 @@ impl Gateway {
         }
     }
 
+    /// Reads the file in batches, each in a thread for blocking work.
+    async fn restore_records(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        restorer: &mut Restorer<'_>,
+        max_record: usize,
+    ) -> io::Result<()> {
+        let workers = self.machine.workers;
+        let opened = Arc::clone(snapshot);
+        let opening = workers.run(move || opened.file.read(&opened.sealer, max_record));
+        let mut reader = opening.await.map_err(io::Error::other).flatten()?;
+        while let Some(mut of_file) = reader.take() {
+            let reading = workers.run(move || of_file.next_batch(BATCH).map(|batch| (of_file, batch)));
+            let Some((of_file, batch)) = reading.await.map_err(io::Error::other)? else { break };
+            reader = Some(of_file);
+            for record in batch {
+                match record {
+                    // What is not usable any more is a miss.
+                    Ok(record) => drop(restorer.add(&record)),
+                    Err(reason) => {
+                        restorer.is_complete = false;
+                        self.observer.metrics.unreadable_record(reason);
+                        let why = format!("a record cannot be read: {}", reason.describe());
+                        let what = "a record of the snapshot cannot be read, so it and the later ones are not used";
+                        self.observer.snapshot_failed(what, &why);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes and removes the snapshot at the right times. It does not end, unless there is no snapshot.
     pub async fn keep_snapshot(self: Arc<Self>) {
         let Some(snapshot) = self.snapshot.clone() else { return };
-        let mut tasks = JoinSet::new();
-        let (mut is_writing, mut is_removing, mut is_hanging) = (false, false, false);
-        let mut next_removal: Option<Instant> = None;
-        let mut written_changes = 0;
-        self.machine.workers.run_in(&mut tasks, {
-            let snapshot = Arc::clone(&snapshot);
-            move || Done::Claimed(snapshot.claim())
-        });
-        let mut last_write = self.clock.timer_now();
-        let mut next_write = last_write + SHORTEST_INTERVAL;
+        let mut keeper = Keeper::begin(&self, &snapshot);
         loop {
-            let now = self.clock.timer_now();
-            if !is_removing && next_removal.is_some_and(|at| at <= now) {
-                (next_removal, is_removing) = (None, true);
-                let (gateway, snapshot) = (Arc::clone(&self), Arc::clone(&snapshot));
-                self.machine.workers.run_in(&mut tasks, move || Done::Removed(snapshot.remove(&gateway.memory)));
-            }
+            keeper.remove_if_due();
             tokio::select! {
                 // What has ended comes first: revocations, however many, must not delay it.
                 biased;
-                Some(done) = tasks.join_next() => match done {
-                    Ok(Done::Claimed(Ok(()))) => {}
-                    Ok(Done::Claimed(Err(error))) => {
-                        self.observer.snapshot_failed("the snapshot cannot be written", &error);
-                    }
-                    Ok(Done::Wrote(result)) => {
-                        (is_writing, is_hanging) = (false, false);
-                        if !matches!(result, Ok(SnapshotResult::Written)) {
-                            written_changes = 0;
-                        }
-                        self.observer.snapshot_ended(&result);
-                    }
-                    Ok(Done::Removed(result)) => {
-                        (is_removing, is_hanging) = (false, false);
-                        written_changes = 0;
-                        if let Err(error) = result {
-                            next_removal = Some(self.clock.timer_now() + SHORTEST_INTERVAL);
-                            self.observer.snapshot_failed("the snapshot cannot be removed", &error);
-                        }
-                    }
-                    Err(error) => {
-                        (is_writing, is_removing, written_changes) = (false, false, 0);
-                        self.observer.snapshot_failed("the snapshot cannot be written", &error);
-                    }
-                },
-                () = self.memory.revocations.changed() => {
-                    next_removal = Some(self.clock.timer_now());
-                    next_write = last_write + SHORTEST_INTERVAL;
-                }
-                () = sleep_until(next_removal.unwrap_or(next_write)), if next_removal.is_some() && !is_removing => {}
-                () = sleep_until(last_write + INTERVAL), if (is_writing || is_removing) && !is_hanging => {
-                    is_hanging = true;
+                Some(done) = keeper.tasks.join_next() => keeper.end(done),
+                () = self.memory.revocations.changed() => keeper.revoke(),
+                () = sleep_until(keeper.next_removal.unwrap_or(keeper.next_write)),
+                    if keeper.next_removal.is_some() && !keeper.is_removing => {}
+                () = sleep_until(keeper.last_write + INTERVAL), if keeper.is_busy() && !keeper.is_hanging => {
+                    keeper.is_hanging = true;
                     self.observer.snapshot_failed("the file system of the snapshot does not answer", &"it hangs");
                 }
-                () = sleep_until(next_write), if !is_writing && !is_removing => {
-                    last_write = self.clock.timer_now();
-                    next_write = last_write + INTERVAL;
-                    let changes = self.memory.changes();
-                    if changes != written_changes {
-                        (written_changes, is_writing) = (changes, true);
-                        let (gateway, snapshot) = (Arc::clone(&self), Arc::clone(&snapshot));
-                        let write = move || Done::Wrote(snapshot.write(&gateway.memory, &gateway.clock));
-                        self.machine.workers.run_in(&mut tasks, write);
-                    }
-                }
+                () = sleep_until(keeper.next_write), if !keeper.is_busy() => keeper.write_if_changed(),
             }
         }
     }
@@ -225,6 +183,102 @@ impl Gateway {
             snapshot.remove(&gateway.memory).and(result)
         });
         self.observer.snapshot_ended(&limited(&mut writing).await);
+    }
+}
+
+/// What is done with the file at present, and when the next thing is due.
+struct Keeper<'a> {
+    gateway: &'a Arc<Gateway>,
+    snapshot: &'a Arc<Snapshot>,
+    tasks: JoinSet<Done>,
+    is_writing: bool,
+    is_removing: bool,
+    /// Whether it was reported that the file system does not answer.
+    is_hanging: bool,
+    last_write: Instant,
+    next_write: Instant,
+    next_removal: Option<Instant>,
+    /// The number of changes that the file has.
+    written_changes: u64,
+}
+
+impl<'a> Keeper<'a> {
+    fn begin(gateway: &'a Arc<Gateway>, snapshot: &'a Arc<Snapshot>) -> Self {
+        let now = gateway.clock.timer_now();
+        let mut keeper = Self {
+            gateway,
+            snapshot,
+            tasks: JoinSet::new(),
+            is_writing: false,
+            is_removing: false,
+            is_hanging: false,
+            last_write: now,
+            next_write: now + SHORTEST_INTERVAL,
+            next_removal: None,
+            written_changes: 0,
+        };
+        keeper.run(|snapshot, _| Done::Claimed(snapshot.claim()));
+        keeper
+    }
+
+    fn run(&mut self, work: impl FnOnce(&Snapshot, &Gateway) -> Done + Send + 'static) {
+        let (gateway, snapshot) = (Arc::clone(self.gateway), Arc::clone(self.snapshot));
+        self.gateway.machine.workers.run_in(&mut self.tasks, move || work(&snapshot, &gateway));
+    }
+
+    fn is_busy(&self) -> bool {
+        self.is_writing || self.is_removing
+    }
+
+    /// Something was revoked that the file may have.
+    fn revoke(&mut self) {
+        self.next_removal = Some(self.gateway.clock.timer_now());
+        self.next_write = self.last_write + SHORTEST_INTERVAL;
+    }
+
+    fn remove_if_due(&mut self) {
+        let now = self.gateway.clock.timer_now();
+        if !self.is_removing && self.next_removal.is_some_and(|at| at <= now) {
+            (self.next_removal, self.is_removing) = (None, true);
+            self.run(|snapshot, gateway| Done::Removed(snapshot.remove(&gateway.memory)));
+        }
+    }
+
+    fn write_if_changed(&mut self) {
+        self.last_write = self.gateway.clock.timer_now();
+        self.next_write = self.last_write + INTERVAL;
+        let changes = self.gateway.memory.changes();
+        if changes != self.written_changes {
+            (self.written_changes, self.is_writing) = (changes, true);
+            self.run(|snapshot, gateway| Done::Wrote(snapshot.write(&gateway.memory, &gateway.clock)));
+        }
+    }
+
+    fn end(&mut self, done: Result<Done, JoinError>) {
+        let observer = &self.gateway.observer;
+        match done {
+            Ok(Done::Claimed(Ok(()))) => {}
+            Ok(Done::Claimed(Err(error))) => observer.snapshot_failed("the snapshot cannot be written", &error),
+            Ok(Done::Wrote(result)) => {
+                (self.is_writing, self.is_hanging) = (false, false);
+                if !matches!(result, Ok(SnapshotResult::Written)) {
+                    self.written_changes = 0;
+                }
+                observer.snapshot_ended(&result);
+            }
+            Ok(Done::Removed(result)) => {
+                (self.is_removing, self.is_hanging) = (false, false);
+                self.written_changes = 0;
+                if let Err(error) = result {
+                    self.next_removal = Some(self.gateway.clock.timer_now() + SHORTEST_INTERVAL);
+                    observer.snapshot_failed("the snapshot cannot be removed", &error);
+                }
+            }
+            Err(error) => {
+                (self.is_writing, self.is_removing, self.written_changes) = (false, false, 0);
+                observer.snapshot_failed("the snapshot cannot be written", &error);
+            }
+        }
     }
 }
 
