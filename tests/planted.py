@@ -67,8 +67,8 @@ HISTORY = [
             "emptied-engine-unnoticed",
             "a new incarnation of the engine ends the link, and each gateway tells it again what it knows",
             "src/fleet/log.rs",
-            "if !self.is_same_engine(polled.incarnation) {",
-            "if false && !self.is_same_engine(polled.incarnation) {",
+            "if !self.note_incarnation(polled.incarnation) {",
+            "if false && !self.note_incarnation(polled.incarnation) {",
         ),
     ),
     (
@@ -108,8 +108,8 @@ HISTORY = [
             "told-notice-lost-with-the-engine",
             "a notice is told again if the engine was emptied before the log was read",
             "src/fleet/teller.rs",
-            "            _ if went_back => return Err(Fault::WentBack),\n",
-            "            _ if went_back && false => return Err(Fault::WentBack),\n",
+            "        if went_back {\n",
+            "        if went_back && false {\n",
         ),
     ),
     (
@@ -194,7 +194,7 @@ OTHERS = [
         "own-failure-told",
         "a failure inside a gateway holds back no other gateway",
         "src/gateway/settle.rs",
-        "if !is_private && is_external {",
+        "if !is_private && tells {",
         "if !is_private {",
     ),
     Mutation(
@@ -242,7 +242,7 @@ class Simulation:
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, preexec_fn=limit)
             # A run that waits for something that never happens uses no CPU.
-            timer = threading.Timer(600, process.kill)
+            timer = threading.Timer(max(600, 3 * SECONDS), process.kill)
             timer.start()
             _, status, used = os.wait4(process.pid, 0)
             timer.cancel()

@@ -35,7 +35,7 @@ const REMOVAL: Duration = Duration::from_secs(2);
 /// How long it may take until the gateway has noticed that a crowd is gone.
 const AFTER_CROWD: Duration = Duration::from_secs(1);
 /// How long it may take until all gateways are in sync again.
-const AFTER_ENGINE: Duration = Duration::from_secs(10);
+const IN_SYNC_AGAIN: Duration = Duration::from_secs(10);
 /// How far clocks jump.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
@@ -140,7 +140,10 @@ impl Faults {
                 continue;
             }
             let gateway = dice.random_range(0..self.processes.len());
-            self.net.note_fault(format!("{fault} {gateway}"));
+            // A purge and the log's reader say themselves what happens.
+            if !matches!(fault, Fault::Purge | Fault::LogReader) {
+                self.net.note_fault(format!("{fault} {gateway}"));
+            }
             self.counts.push(fault);
             self.cause(fault, gateway, &mut dice).await;
         }
@@ -160,7 +163,8 @@ impl Faults {
             Fault::SlowLink => {
                 self.set_link(gateway, Condition::Slow);
                 net.slow_down(host, self.upstream, dice.random_range(Duration::ZERO..MAX_SLOW));
-                sleep(dice.random_range(LASTING)).await;
+                // Responses to calls from before a purge arrive after it.
+                self.wait_and_purge(dice.random_ratio(1, 2).then_some(gateway), dice).await;
                 net.slow_down(host, self.upstream, Duration::ZERO);
                 self.set_link(gateway, Condition::Healthy);
             }
@@ -196,7 +200,10 @@ impl Faults {
             Fault::Suspended => self.jump(gateway, || clock.suspend(HOUR)),
             Fault::Reload => self.processes[gateway].reload(dice.random_range(20..60)),
             Fault::Purge => self.purge(gateway, dice),
-            Fault::LogReader => log::toggle(),
+            Fault::LogReader => {
+                let is_stalled = log::toggle();
+                self.net.note_fault(if is_stalled { "the log stalls" } else { "the log goes on" }.to_owned());
+            }
             Fault::NoDescriptors => {
                 self.set_down(gateway, true);
                 self.set_link(gateway, Condition::Exhausted);
@@ -220,8 +227,10 @@ impl Faults {
             _ => {
                 lock(&self.judge).0.expect_lost_entries();
                 self.cause_of_engine(fault, gateway, dice).await;
-                sleep(AFTER_ENGINE).await;
-                lock(&self.judge).0.expect_kept_entries(Clock::System.now());
+                sleep(IN_SYNC_AGAIN).await;
+                for gateway in 0..self.processes.len() {
+                    lock(&self.judge).0.expect_kept_entries(gateway, Clock::System.now());
+                }
             }
         }
     }
@@ -233,7 +242,7 @@ impl Faults {
                 let gateway = self.processes[gateway].host;
                 self.net.cut(gateway, *host, true);
                 self.revoke_some(dice);
-                self.last(dice).await;
+                self.wait_for_engine(dice).await;
                 // The gateway has missed what the log does not have any more.
                 if dice.random_ratio(3, 4) {
                     engine.trim_log(dice.random_range(0..3));
@@ -242,7 +251,7 @@ impl Faults {
             }
             Fault::EngineHangs => {
                 engine.hang(true);
-                self.last(dice).await;
+                self.wait_for_engine(dice).await;
                 if dice.random_ratio(1, 3) {
                     engine.restart();
                 }
@@ -254,13 +263,13 @@ impl Faults {
             }
             Fault::EngineGoesBack => {
                 let backup = engine.backup();
-                self.last(dice).await;
+                self.wait_for_engine(dice).await;
                 engine.go_back(&backup);
             }
             Fault::EngineEvicts => _ = engine.evict(dice.random_range(1..10)),
             Fault::EngineFull => {
                 engine.out_of_memory(true);
-                self.last(dice).await;
+                self.wait_for_engine(dice).await;
                 engine.out_of_memory(false);
             }
             _ => {
@@ -278,13 +287,19 @@ impl Faults {
         }
     }
 
-    /// A fault of the engine lasts. During every second one a gateway is purged.
-    async fn last(&self, dice: &mut SmallRng) {
+    /// A fault lasts. This gateway is purged meanwhile.
+    async fn wait_and_purge(&self, purged: Option<usize>, dice: &mut SmallRng) {
         sleep(dice.random_range(LASTING)).await;
-        if dice.random_ratio(1, 2) {
-            self.purge(dice.random_range(0..self.processes.len()), dice);
+        if let Some(gateway) = purged {
+            self.purge(gateway, dice);
             sleep(dice.random_range(LASTING) / 4).await;
         }
+    }
+
+    /// A fault of the engine lasts. During every second one any gateway is purged.
+    async fn wait_for_engine(&self, dice: &mut SmallRng) {
+        let purged = dice.random_ratio(1, 2).then(|| dice.random_range(0..self.processes.len()));
+        self.wait_and_purge(purged, dice).await;
     }
 
     /// Many tokens are revoked, while a gateway cannot be told so.
@@ -307,7 +322,8 @@ impl Faults {
         self.processes[gateway].gateway().purge(&selection);
         let ended = Some(Clock::System.now());
         let told = self.gateways[gateway].told();
-        self.net.note_fault(format!("purge of {project:?} at {gateway}"));
+        let what = project.map_or("all projects".to_owned(), |project| format!("project {project}"));
+        self.net.note_fault(format!("purge of {what} at {gateway}"));
         lock(&self.journal).purges.push(Purge { gateway, project, begun, ended, told });
     }
 
@@ -325,7 +341,7 @@ impl Faults {
         self.set_down(gateway, false);
         if self.engine.is_some() {
             // It forgets what it has got before it has read the log.
-            lock(&self.judge).0.expect_kept_entries(Clock::System.now() + AFTER_ENGINE);
+            lock(&self.judge).0.expect_kept_entries(gateway, Clock::System.now() + IN_SYNC_AGAIN);
         }
     }
 

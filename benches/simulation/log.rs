@@ -29,10 +29,17 @@ impl Write for &'static Reader {
     }
 }
 
-/// The reader stalls if it has read so far, and the other way round.
-pub(crate) fn toggle() {
+/// The reader stalls if it has read so far, and the other way round. Returns whether it stalls now.
+pub(crate) fn toggle() -> bool {
     let is_stalled = &mut *lock(&READER.is_stalled);
     *is_stalled = !*is_stalled;
+    READER.changed.notify_all();
+    *is_stalled
+}
+
+/// The reader reads, as at the beginning of each run.
+pub(crate) fn go_on() {
+    *lock(&READER.is_stalled) = false;
     READER.changed.notify_all();
 }
 
@@ -43,13 +50,12 @@ impl Log {
     pub(crate) fn begin() -> Self {
         let urls = ["http://10.0.1.1:80", "http://10.0.1.1:81"].map(str::to_owned);
         let config = Config::from_layers("log.toml", &toml(&urls, None, None, 1), &[]).expect("valid settings");
-        Self(begin_to(&READER, false, &config.settings.log).expect("a thread"))
+        Self(begin_to(&READER, &config.settings.log).expect("a thread"))
     }
 
     /// What is left is read. Returns whether the log works then.
     pub(crate) fn end(self) -> bool {
-        *lock(&READER.is_stalled) = false;
-        READER.changed.notify_all();
+        go_on();
         // Waits until all is written.
         drop(self.0);
         !is_stalled()

@@ -23,6 +23,7 @@ use super::endpoint::Endpoint;
 use super::engine::EngineHost;
 use super::faults::{Faults, HOUR};
 use super::judge::Judge;
+use super::log;
 use super::metrics::sum_of;
 use super::net::SimulatedNet;
 use super::process::{BEGIN, Process};
@@ -36,9 +37,9 @@ const CLIENTS: usize = 16;
 /// With less in an hour, a run shows too little.
 const LEAST_RESPONSES: usize = 10_000;
 const LEAST_FAULTS: usize = 20;
-/// After this time without requests, nothing may be in use.
 /// How long it is between two turns.
 const TURN: Duration = Duration::from_secs(5);
+/// After this time without requests, nothing may be in use.
 const QUIET: Duration = Duration::from_secs(300);
 /// Metrics of what must not be in use then.
 const IN_USE: [&str; 5] =
@@ -79,6 +80,7 @@ impl Run {
     }
 
     async fn simulate(&self) -> usize {
+        log::go_on();
         let net = SimulatedNet::new(self.seed, self.trace.as_deref());
         network::begin(&net);
         let upstream = host(1, 1);
@@ -168,7 +170,7 @@ impl Run {
         }
         world.simulator.shut_down().await;
         let (judge, report) = &mut *lock(&judge);
-        wrongs.extend(judge.unproved());
+        wrongs.extend(judge.unproved(started));
         let conditions = lock(&journal).condition.all().count() / 2;
         let hours = usize::try_from(self.span.as_secs() / 3600).expect("few hours");
         let (responses, all_faults) = (report.responses(), conditions + faults.counts.len());
@@ -226,6 +228,7 @@ fn date_is_true(exchange: &Exchange, started: Instant) -> Result<(), String> {
     let now = SystemTime::UNIX_EPOCH + BEGIN + (exchange.decided - started) + Duration::from_secs(1);
     let hour = i64::try_from(HOUR.as_secs()).map_err(|error| error.to_string())?;
     let (Ok(now), Ok(date)) = (of(now), of(date)) else { return Err(format!("no Date of this time: {text}")) };
+    // A stored list has the `Date` of its call. Whole hours are not compared: the gateway's clock may have jumped so far.
     let is_possible = (now - date).rem_euclid(hour).unsigned_abs() < 2 * LIFETIMES.max_age().as_secs();
     if is_possible { Ok(()) } else { Err(format!("Date is of another clock: {text}")) }
 }

@@ -218,7 +218,7 @@ impl Client {
             1 => RequestDirectives::MaxAge(0),
             2 => RequestDirectives::MaxAge(1),
             3 => RequestDirectives::OnlyIfCached,
-            4 => RequestDirectives::NoStore,
+            4..=6 => RequestDirectives::NoStore,
             _ => match &self.tagged {
                 Some((tagged, tag, body)) if *tagged == resource && self.dice.random_ratio(1, 2) => {
                     RequestDirectives::IfNoneMatch(tag.clone(), body.clone())

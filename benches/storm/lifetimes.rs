@@ -19,7 +19,7 @@ impl Lifetimes {
         self.ttl + self.stale_while_revalidate.max(self.stale_if_error)
     }
 
-    /// The tables `grants` and `cache`.
+    /// The tables `grants` and `cache`. `cache` is the last one, so that a caller can add to it.
     pub(crate) fn toml(&self) -> String {
         let ms = |span: Duration| format!("\"{}ms\"", span.as_millis());
         let Self { ttl, stale_while_revalidate, stale_if_error, grant_ttl, outage_grace } = *self;

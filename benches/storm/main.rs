@@ -19,7 +19,8 @@
 //! faults        changes of upstream                      client     sends requests
 //! cache_status  parses `Cache-Status`                    judge      judges responses
 //! settings      the gateways' settings                   report     the results
-//! fleet         the parts with a fleet                   engines    the fleets' engines
+//! lifetimes     how long entries and grants are used     engines    the fleets' engines
+//! fleet         the parts with a fleet
 //! endpoint      a gateway as its clients see it          mortal     the gateway that is killed
 //! network       connections of the clients
 //! ```

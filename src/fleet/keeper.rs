@@ -103,6 +103,7 @@ impl Fleet {
             Ok(incarnation) => incarnation,
             Err(error) => return error,
         };
+        // Before telling: the incarnations of what is told are compared with this one.
         self.position.lock().restart(incarnation);
         self.notices.lock().tell_again(MAX_LIFETIME, self.machine.clock.now());
         if let Err(fault) = self.tell_all(&link).await {
@@ -123,7 +124,7 @@ impl Fleet {
                     at.map(|at| confirmed.at = at.unwrap_or(confirmed.at))
                 }
                 () = &mut due => {
-                    let result = self.poll(&link, reader, &confirmed).await;
+                    let result = self.poll(&link, reader, &mut confirmed).await;
                     let is_slow = link.breaker.lock().is_open();
                     due = Box::pin(sleep(if is_slow { POLL_WHILE_SLOW } else { pause }));
                     match result.map_err(during(READING)) {
@@ -241,7 +242,7 @@ impl Fleet {
     }
 
     /// Reads the log to its end, and renews the leases that this process has. While the breaker is open, tries a look-up.
-    async fn poll(&self, link: &Link, reader: &dyn LogReader, confirmed: &Confirmed) -> Result<(), Fault> {
+    async fn poll(&self, link: &Link, reader: &dyn LogReader, confirmed: &mut Confirmed) -> Result<(), Fault> {
         self.renew_leases(link).await?;
         for _ in 0..MAX_BATCHES {
             let (fresh, sent) = (self.next(), self.machine.clock.now());
@@ -262,6 +263,9 @@ impl Fleet {
             let is_full = polled.is_full;
             // On a new link each gateway tells again what it knows. Until then this one must not count as settled.
             let progress = self.read(&polled, reader).ok_or(Fault::WentBack)?;
+            if self.position.lock().take_begun() {
+                confirmed.opened = self.machine.clock.now();
+            }
             if let Some(number) = polled.ticket {
                 self.note_latest(Order { incarnation: polled.incarnation, number });
             }

@@ -1,4 +1,4 @@
-//! How far the log has been read, and whether notices are missing. Pure.
+//! How far the log of an engine has been read, whether notices are missing, and whether it is still the same engine. Pure.
 //!
 //! Each link is read from the beginning of the log: another master may have another one. Nothing is missing if the log has all
 //! notices from the first one on, or all from the last one on that was read before. That one must be the same, not only have
@@ -19,6 +19,8 @@ pub(super) struct LogPosition {
     from: String,
     /// That of this link.
     incarnation: Option<Incarnation>,
+    /// Whether the engine has got its incarnation since the link was opened.
+    has_begun: bool,
     /// The number of the next notice. `None` if nothing has been read on this link.
     next: Option<u64>,
     /// Whether notices before the first one of this link may be missing.
@@ -39,7 +41,7 @@ pub(super) struct Progress {
 
 impl Default for LogPosition {
     fn default() -> Self {
-        Self { last: None, from: BEGIN.to_owned(), incarnation: None, next: None, is_cut: false }
+        Self { last: None, from: BEGIN.to_owned(), incarnation: None, has_begun: false, next: None, is_cut: false }
     }
 }
 
@@ -53,10 +55,17 @@ impl LogPosition {
         self.last.is_some()
     }
 
-    /// Whether this is the incarnation that the engine has had since the link was opened. An engine without memory for its own
-    /// tells it with the first notice that it accepts.
-    pub(super) fn is_same_engine(&mut self, incarnation: Incarnation) -> bool {
+    /// Returns whether this is the incarnation that the engine has had since the link was opened. An engine without memory
+    /// for it has none at first.
+    pub(super) fn note_incarnation(&mut self, incarnation: Incarnation) -> bool {
+        self.has_begun |= self.incarnation.is_none();
         *self.incarnation.get_or_insert(incarnation) == incarnation
+    }
+
+    /// Whether the engine has an incarnation since the last call of this, and had none when the link was opened. There may
+    /// have been another one, whose notices nobody has told again yet.
+    pub(super) fn take_begun(&mut self) -> bool {
+        std::mem::take(&mut self.has_begun)
     }
 
     /// There is a new link to an engine with this incarnation, if it is known.
@@ -67,7 +76,7 @@ impl LogPosition {
     /// Reads a batch. `None`: the engine has lost its data since this link was opened, and maybe notices that other gateways
     /// had told it, and that have not been read here.
     pub(super) fn advance(&mut self, polled: &Polled) -> Option<Progress> {
-        if !self.is_same_engine(polled.incarnation) {
+        if !self.note_incarnation(polled.incarnation) {
             return None;
         }
         if polled.entries.is_empty() && polled.is_full {
@@ -218,8 +227,10 @@ mod tests {
     fn an_engine_that_is_emptied_after_it_was_told_a_notice_is_noticed() {
         let mut position = LogPosition::default();
         position.restart(None);
-        assert!(position.is_same_engine([1; 16]));
-        assert!(!position.is_same_engine([2; 16]));
+        assert!(position.note_incarnation([1; 16]) && position.take_begun() && !position.take_begun());
+        assert!(!position.note_incarnation([2; 16]) && !position.take_begun());
         assert_eq!(read(&mut position, [Some(batch(2, [1], 1, false))]), [None]);
+        position.restart(Some([2; 16]));
+        assert!(position.note_incarnation([2; 16]) && !position.take_begun());
     }
 }

@@ -44,12 +44,15 @@ impl Fleet {
             self.notices.lock().end(told.as_ref().ok().map(|(_, order)| *order), self.machine.clock.now());
             let result = told.as_ref().map_or(TellResult::Failed, |(result, _)| *result);
             self.watcher.told(notice.notice.kind, result);
-            went_back |= told.as_ref().is_ok_and(|(_, order)| !self.position.lock().is_same_engine(order.incarnation));
+            went_back |=
+                told.as_ref().is_ok_and(|(_, order)| !self.position.lock().note_incarnation(order.incarnation));
             failed = failed.or(told.err());
         }
+        // On a new link, this gateway tells the engine everything again.
+        if went_back {
+            return Err(Fault::WentBack);
+        }
         match failed {
-            // A new link tells it again what it was told before.
-            _ if went_back => return Err(Fault::WentBack),
             Some(fault) if fault.ends_link() => return Err(fault),
             // An engine without memory may have some later. The gateway tells it again after the next poll.
             Some(_) => return Ok(false),

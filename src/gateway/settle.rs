@@ -48,6 +48,17 @@ pub(super) struct EndedCall<'f> {
     pub(super) times: ResponseTimes,
 }
 
+/// Why a call begins a backoff.
+#[derive(Clone, Copy)]
+enum CallFailure<'a> {
+    /// Upstream's response says so.
+    Response(StatusCode, &'a HeaderMap),
+    /// There is no complete response.
+    Outside,
+    /// The same, because of a limit, a deadline or a resource of this gateway.
+    Inside,
+}
+
 impl EndedCall<'_> {
     /// Whether the result may change what the other requests of the flight get. The caller must own the key, or hold a
     /// grant when the response has been received.
@@ -118,7 +129,7 @@ impl EndedCall<'_> {
             }
             Verdict::Negative => self.store_negative(&response),
             Verdict::Throttled | Verdict::Failure => {
-                self.begin_backoff(Some((response.status(), response.headers())), true);
+                self.begin_backoff(CallFailure::Response(response.status(), response.headers()));
                 Some(Unstorable::Status)
             }
             // A 400, 404 or 405 that must not be stored still prevents the use of a stale entry.
@@ -229,14 +240,14 @@ impl EndedCall<'_> {
             // A backoff of the caller's own key extends its lapsed grant, so a failure inside the gateway must not
             // begin one.
             _ if !is_external && self.cache_key.owner.is_some() => {}
-            _ => self.begin_backoff(None, is_external),
+            _ => self.begin_backoff(if is_external { CallFailure::Outside } else { CallFailure::Inside }),
         }
     }
 
     /// Begins a backoff: stale entries are served without a call, to the caller, and to all callers if another caller's
-    /// call has failed, too. `response` is upstream's, if there was one. Other gateways do not hear of a failure inside
-    /// this one: they may have what it lacks.
-    fn begin_backoff(&self, response: Option<(StatusCode, &HeaderMap)>, is_external: bool) {
+    /// call has failed, too. The fleet does not hear of a failure inside this gateway: the others have limits, deadlines
+    /// and resources of their own.
+    fn begin_backoff(&self, failure: CallFailure<'_>) {
         let EndedCall { request, cache_key, times, .. } = self;
         let is_private = cache_key.owner.is_some();
         let is_granted = match self.memory.grants.grant_state(&request.lookup.caller_scope, times.received) {
@@ -245,16 +256,19 @@ impl EndedCall<'_> {
             GrantState::Lapsed { .. } | GrantState::Unknown | GrantState::Denied { .. } => return,
         };
         let scope = request.lookup.key.scope();
-        let retry_after = response.and_then(|(_, headers)| backoffs::retry_after(headers, times.date));
         let backoff = request.active.backoff;
-        let (cause, span) = match (response.map(|(status, _)| status), retry_after) {
-            (Some(StatusCode::TOO_MANY_REQUESTS), after) => (BackoffCause::Throttled, after.unwrap_or(backoff)),
-            (Some(StatusCode::SERVICE_UNAVAILABLE), Some(after)) => (BackoffCause::Unavailable, after),
-            _ => (BackoffCause::Failure, backoff),
+        let (cause, span) = match failure {
+            CallFailure::Response(status, headers) => match (status, backoffs::retry_after(headers, times.date)) {
+                (StatusCode::TOO_MANY_REQUESTS, after) => (BackoffCause::Throttled, after.unwrap_or(backoff)),
+                (StatusCode::SERVICE_UNAVAILABLE, Some(after)) => (BackoffCause::Unavailable, after),
+                _ => (BackoffCause::Failure, backoff),
+            },
+            CallFailure::Outside | CallFailure::Inside => (BackoffCause::Failure, backoff),
         };
+        let tells = !matches!(failure, CallFailure::Inside);
         self.observer.metrics.backoff(cause);
         // The fetch has recorded a 429.
-        if let (BackoffCause::Unavailable, Some((status, _))) = (cause, response) {
+        if let (BackoffCause::Unavailable, CallFailure::Response(status, _)) = (cause, failure) {
             self.observer.throttled(scope.operation().service, status, Some(scope));
         }
         let (Memory { backoffs, hints, .. }, caller_scope) = (self.memory, &request.lookup.caller_scope);
@@ -263,14 +277,14 @@ impl EndedCall<'_> {
         let concerns_key = self.is_key_only || is_private;
         if self.is_for_caller_alone || !concerns_key {
             backoffs.begin_for_caller(caller_scope, span, times.received);
-            if is_granted && is_external {
+            if is_granted && tells {
                 hints.tell(|| Hint::caller_backoff(caller_scope, span));
             }
         }
         if concerns_key {
             backoffs.begin(cache_key, caller_scope, cause, span, times.received);
             // That of a caller's own key extends its lapsed grant. Only the caller's own call at the same gateway may do so.
-            if !is_private && is_external {
+            if !is_private && tells {
                 hints.tell(|| Hint::shared_backoff(caller_scope, cause, &cache_key.key, span));
             }
         }

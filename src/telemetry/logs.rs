@@ -1,9 +1,9 @@
-//! Sets up logging: one line per log event on standard error, or to another target, as text or JSON. A process has one log, whose level can
-//! change.
+//! Sets up logging: one line per log event, as text or JSON, on standard error, or to another target. A process has one
+//! log, whose level can change.
 //!
 //! Logging must not wait for the reader of the log. One thread writes the lines (`logs/queue.rs`). It uses a duplicate
-//! of the descriptor, because it would otherwise hold the lock of [`std::io::Stderr`] while the reader stalls. Nothing
-//! else may write to standard error after the log has begun. [`say`] is for lines that are no log event.
+//! of the descriptor of standard error, because it would otherwise hold the lock of [`std::io::Stderr`] while the reader
+//! stalls. Nothing else may write there after the log has begun. [`say`] is for lines that are no log event.
 
 mod queue;
 mod text;
@@ -73,22 +73,23 @@ impl Drop for LogGuard {
 pub fn begin(settings: &LogSettings) -> io::Result<LogGuard> {
     let is_coloured = is_coloured(io::stderr().is_terminal(), |name| env::var_os(name));
     let target = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-    let guard = begin_to(target, is_coloured, settings)?;
-    if VERBOSITY.get().is_some() {
+    if write_to(target, is_coloured, settings)? {
         panic::set_hook(Box::new(log_panic));
     }
-    Ok(guard)
+    Ok(LogGuard(()))
 }
 
-/// Begins to log to a target, which may block. Does nothing if something else in this process logs already.
+/// Begins to log to a target, which may block, as the simulation's does. Panics are not logged. Does nothing if something
+/// else in this process logs already.
 ///
 /// # Errors
 /// If the writing thread cannot be started.
-pub fn begin_to(
-    target: impl Write + Send + 'static,
-    is_coloured: bool,
-    settings: &LogSettings,
-) -> io::Result<LogGuard> {
+pub fn begin_to(target: impl Write + Send + 'static, settings: &LogSettings) -> io::Result<LogGuard> {
+    write_to(target, false, settings).map(|_| LogGuard(()))
+}
+
+/// Returns whether the log has begun.
+fn write_to(target: impl Write + Send + 'static, is_coloured: bool, settings: &LogSettings) -> io::Result<bool> {
     // Otherwise the layer would print formatting errors to standard error.
     let lines = fmt::layer().with_writer(|| LogLine).with_ansi(is_coloured).log_internal_errors(false);
     let lines = match settings.format {
@@ -96,7 +97,7 @@ pub fn begin_to(
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     if tracing::dispatcher::has_been_set() {
-        return Ok(LogGuard(()));
+        return Ok(false);
     }
     let queue = Arc::new(Queue::default());
     let written = Arc::clone(&queue);
@@ -108,11 +109,12 @@ pub fn begin_to(
     // After the thread has started, so that queued lines are written.
     let _ = QUEUE.set(queue);
     let (filter, handle) = reload::Layer::new(filter(settings.level));
-    if registry().with(lines.with_filter(filter)).try_init().is_ok() {
+    let has_begun = registry().with(lines.with_filter(filter)).try_init().is_ok();
+    if has_begun {
         let _ = VERBOSITY.set(Verbosity { handle, level: Mutex::new(settings.level) });
         set_access(settings.access);
     }
-    Ok(LogGuard(()))
+    Ok(has_begun)
 }
 
 /// Follows <https://no-color.org> and <https://bixense.com/clicolors>. Otherwise lines have colours on a terminal.

@@ -56,11 +56,21 @@ impl Case<'_> {
 
     /// Whether upstream has throttled this caller so shortly before that the gateway may send no call.
     pub(super) fn was_throttled(&self) -> bool {
-        self.was(RETRY_AFTER + LONGEST_CALL, |condition| match condition {
-            Condition::Throttling => true,
-            Condition::ThrottlingOne(caller) => caller == self.exchange.caller,
+        self.was(RETRY_AFTER + LONGEST_CALL, |condition| self.gets(condition, 429))
+    }
+
+    /// Whether upstream treats this caller so.
+    pub(super) fn concerns(&self, condition: Condition) -> bool {
+        !matches!(condition, Condition::ThrottlingOne(caller) if caller != self.exchange.caller)
+    }
+
+    /// Whether upstream answers this caller with this status.
+    pub(super) fn gets(&self, condition: Condition, status: u16) -> bool {
+        match condition {
+            Condition::Failing(failure) => failure.as_u16() == status,
+            Condition::Throttling | Condition::ThrottlingOne(_) => status == 429 && self.concerns(condition),
             _ => false,
-        })
+        }
     }
 }
 
@@ -78,12 +88,4 @@ pub(super) fn breaks(condition: Condition) -> bool {
 
 pub(super) fn is_slow(condition: Condition) -> bool {
     matches!(condition, Condition::Slow | Condition::Stuck | Condition::CutOff | Condition::Exhausted)
-}
-
-pub(super) fn gives(condition: Condition, status: u16) -> bool {
-    match condition {
-        Condition::Failing(failure) => failure.as_u16() == status,
-        Condition::Throttling | Condition::ThrottlingOne(_) => status == 429,
-        _ => false,
-    }
 }

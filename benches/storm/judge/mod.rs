@@ -59,8 +59,8 @@ pub(crate) struct Judge {
     hits: usize,
     /// When the loads started.
     loaded: Option<Instant>,
-    /// Gateways have what they got since then. `None`: they may lose it at any time, so no error is avoidable.
-    kept_since: Option<Instant>,
+    /// Each gateway has what it got since then. `None`: it may lose that at any time, so no error is avoidable.
+    kept_since: Vec<Option<Instant>>,
     /// Whether the engine may not know callers. Only in the simulation.
     may_not_know_callers: bool,
 }
@@ -140,7 +140,7 @@ impl Judge {
             is_jumping: false,
             hits: 0,
             loaded: None,
-            kept_since: Some(Clock::System.now()),
+            kept_since: vec![Some(Clock::System.now()); gateways.len()],
             may_not_know_callers: false,
         }
     }
@@ -148,13 +148,13 @@ impl Judge {
     /// A gateway that has missed notices of its fleet removes its entries and proves its callers again. The judge does not
     /// know when. Errors must still be such as upstream's failures explain.
     pub(crate) fn expect_lost_entries(&mut self) {
-        self.kept_since = None;
+        self.kept_since.fill(None);
     }
 
-    /// From now on gateways miss no notices.
+    /// From then on this gateway misses no notices.
     #[allow(dead_code)]
-    pub(crate) fn expect_kept_entries(&mut self, now: Instant) {
-        self.kept_since = Some(now);
+    pub(crate) fn expect_kept_entries(&mut self, gateway: usize, since: Instant) {
+        self.kept_since[gateway] = Some(since);
     }
 
     /// The engine may not know a caller (`deploy/fleet.md`, "Not covered"). So a refusal counts for other gateways only if
@@ -199,13 +199,16 @@ impl Judge {
         self.loaded.is_some_and(|since| exchange.decided >= since)
     }
 
-    /// What a gateway knew is lost, because it was killed. With a snapshot, it must have kept refusals until this time.
-    pub(crate) fn forget(&mut self, killed: usize, kept_until: Option<Instant>) {
-        self.proofs.retain(|(_, gateway), _| *gateway != killed);
-        self.asked.retain(|(_, gateway), _| *gateway != killed);
-        self.stored.retain(|(_, _, gateway), _| *gateway != killed);
+    /// The process of a gateway has ended. Refusals from before `kept_until` still count: its snapshot has them, or the next
+    /// process has no grants.
+    pub(crate) fn forget(&mut self, ended: usize, kept_until: Option<Instant>) {
+        self.proofs.retain(|(_, gateway), _| *gateway != ended);
+        self.asked.retain(|(_, gateway), _| *gateway != ended);
+        self.stored.retain(|(_, _, gateway), _| *gateway != ended);
         self.refused.values_mut().for_each(|refusals| {
-            refusals.retain(|refusal| refusal.gateway != killed || kept_until.is_some_and(|until| refusal.at < until))
+            // Another gateway may have proved a caller that this one did not know.
+            let is_kept = |refusal: &Refusal| refusal.is_known && kept_until.is_some_and(|until| refusal.at < until);
+            refusals.retain(|refusal| refusal.gateway != ended || is_kept(refusal))
         });
     }
 
@@ -214,13 +217,13 @@ impl Judge {
         journal.down[exchange.gateway].within(exchange.begun, Clock::System.now()).any(|is_down| is_down)
     }
 
-    /// Hits for callers without a proof. Complete after the last request.
+    /// Hits for callers without a proof, with their times since the start. Complete after the last request.
     #[allow(dead_code)]
-    pub(crate) fn unproved(&self) -> impl Iterator<Item = String> {
-        self.unproved.iter().map(|Unproved { scope, decided }| {
+    pub(crate) fn unproved(&self, started: Instant) -> impl Iterator<Item = String> {
+        self.unproved.iter().map(move |Unproved { scope, decided }| {
             let ((caller, project, operation), gateway) = scope;
-            let ago = Clock::System.now().saturating_duration_since(*decided);
-            format!("gateway {gateway} gave caller {caller} of project {project} a hit of operation {operation} without a proof, {ago:?} ago")
+            let at = (*decided - started).as_secs_f64();
+            format!("gateway {gateway} gave caller {caller} of project {project} a hit of operation {operation} without a proof, at {at:.3} s")
         })
     }
 
@@ -229,7 +232,10 @@ impl Judge {
         let scope = (self.scope_key(exchange), exchange.gateway);
         self.unproved.retain(|unproved| unproved.scope != scope || unproved.decided < exchange.begun);
         let since = ago(exchange.begun, self.lifetimes.grant_ttl + LONGEST_CALL);
-        self.asked.insert(scope, exchange.decided).is_some_and(|asked| asked >= since)
+        // Requests are judged when their bodies have ended, so not in order.
+        let asked = self.asked.get(&scope).copied();
+        self.asked.insert(scope, asked.map_or(exchange.decided, |asked| asked.max(exchange.decided)));
+        asked.is_some_and(|asked| asked >= since)
     }
 
     pub(crate) fn judge(&mut self, exchange: &Exchange) -> Verdict {

@@ -12,7 +12,7 @@ use super::super::settings::{
     ANSWER_TIMEOUT, BACKOFF, DENIAL_TTL, JITTER, Lifetimes, NOTICE, RETRY_AFTER, SLACK, STALE_IF_SLOW, SYNC,
 };
 use super::super::world::{Caller, Condition, Purge, Resource};
-use super::case::{Case, LONGEST_CALL, ago, breaks, gives, is_slow};
+use super::case::{Case, LONGEST_CALL, ago, breaks, is_slow};
 use super::{Judge, Refusal};
 
 /// How much longer than `upstream.answer_timeout` a request waits, as documented: without a grant it waits for a proof
@@ -165,7 +165,7 @@ impl Judge {
             Source::Failure if case.cache_status.detail.as_deref() == Some("deadline") => case.has_waited(),
             Source::Failure => case.was(LONGEST_CALL, |condition| {
                 match (case.cache_status.status, case.cache_status.detail.as_deref()) {
-                    (Some(status), _) => gives(condition, status),
+                    (Some(status), _) => case.gets(condition, status),
                     (None, Some("connect")) => matches!(condition, Condition::Dead | Condition::CutOff),
                     (None, Some("first-byte" | "timeout" | "idle" | "busy")) => is_slow(condition),
                     (None, Some("local")) => condition == Condition::Exhausted,
@@ -176,11 +176,11 @@ impl Judge {
             // Another gateway of the fleet may have failed, and told so. It does not tell its own failures.
             Source::Backoff => {
                 let span = BACKOFF.max(RETRY_AFTER) + LONGEST_CALL;
-                let is_told = |condition: Condition| condition.fails() && condition != Condition::Exhausted;
+                let fails = |condition: Condition| condition.fails() && case.concerns(condition);
+                let is_told = |condition: Condition| fails(condition) && condition != Condition::Exhausted;
                 let from = ago(case.begun(), span + NOTICE);
                 let links = case.journal.links.iter();
-                case.was(span, Condition::fails)
-                    || links.flat_map(|link| link.within(from, case.decided())).any(is_told)
+                case.was(span, fails) || links.flat_map(|link| link.within(from, case.decided())).any(is_told)
             }
             _ => true,
         };
@@ -219,15 +219,16 @@ impl Judge {
         let is_possible = match (case.is_own, status) {
             (true, 502) => case.was(ANSWER_TIMEOUT, breaks),
             (true, 503 | 504) => case.has_waited(),
-            (_, 429) => case.was_throttled(),
+            (true, 429) => case.was_throttled(),
             (true, _) => false,
-            (false, _) => case.was(ANSWER_TIMEOUT, |condition| gives(condition, status)),
+            (false, _) => case.was(ANSWER_TIMEOUT, |condition| case.gets(condition, status)),
         };
         if !is_possible {
             return Err("upstream did not fail like this".to_owned());
         }
         // If the budget has no room for upstream's response, a request is relayed although an entry is stored.
-        let is_relayed_without_budget = self.is_loaded(exchange) && case.source == Source::Relayed;
+        let has_no_budget = self.is_loaded(exchange) || case.was(NOTICE, |condition| condition == Condition::Exhausted);
+        let is_relayed_without_budget = has_no_budget && case.source == Source::Relayed;
         if !is_relayed_without_budget && self.is_promised(case) {
             Err("an error, although an entry could have been sent".to_owned())
         } else {
@@ -249,7 +250,8 @@ impl Judge {
         let Lifetimes { ttl, stale_if_error, grant_ttl, .. } = self.lifetimes;
         let life = ttl * (100 - JITTER) / 100 + stale_if_error;
         let live = case.decided() < proof.begun + grant_ttl && case.decided() < stored.begun + life;
-        let live = live && self.kept_since.is_some_and(|since| since < proof.begun && since < stored.begun);
+        let live =
+            live && self.kept_since[exchange.gateway].is_some_and(|since| since < proof.begun && since < stored.begun);
         let live = live
             && self.jumped.get(&exchange.gateway).is_none_or(|jumped| *jumped < proof.begun && *jumped < stored.begun);
         // A refusal of an earlier call ends a grant, too, and so does one that another gateway has told.

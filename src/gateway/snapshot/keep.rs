@@ -154,21 +154,21 @@ impl Gateway {
     /// Writes and removes the snapshot at the right times. It does not end, unless there is no snapshot.
     pub async fn keep_snapshot(self: Arc<Self>) {
         let Some(snapshot) = self.snapshot.clone() else { return };
-        let mut keeper = Keeper::begin(&self, &snapshot);
+        let mut schedule = SnapshotSchedule::begin(&self, &snapshot);
         loop {
-            keeper.remove_if_due();
+            schedule.remove_if_due();
             tokio::select! {
                 // What has ended comes first: revocations, however many, must not delay it.
                 biased;
-                Some(done) = keeper.tasks.join_next() => keeper.end(done),
-                () = self.memory.revocations.changed() => keeper.revoke(),
-                () = sleep_until(keeper.next_removal.unwrap_or(keeper.next_write)),
-                    if keeper.next_removal.is_some() && !keeper.is_removing => {}
-                () = sleep_until(keeper.last_write + INTERVAL), if keeper.is_busy() && !keeper.is_hanging => {
-                    keeper.is_hanging = true;
+                Some(done) = schedule.tasks.join_next() => schedule.note_done(done),
+                () = self.memory.revocations.changed() => schedule.note_revocation(),
+                () = sleep_until(schedule.next_removal.unwrap_or(schedule.next_write)),
+                    if schedule.next_removal.is_some() && !schedule.is_removing => {}
+                () = sleep_until(schedule.last_write + INTERVAL), if schedule.is_busy() && !schedule.is_hanging => {
+                    schedule.is_hanging = true;
                     self.observer.snapshot_failed("the file system of the snapshot does not answer", &"it hangs");
                 }
-                () = sleep_until(keeper.next_write), if !keeper.is_busy() => keeper.write_if_changed(),
+                () = sleep_until(schedule.next_write), if !schedule.is_busy() => schedule.write_if_changed(),
             }
         }
     }
@@ -187,7 +187,7 @@ impl Gateway {
 }
 
 /// What is done with the file at present, and when the next thing is due.
-struct Keeper<'a> {
+struct SnapshotSchedule<'a> {
     gateway: &'a Arc<Gateway>,
     snapshot: &'a Arc<Snapshot>,
     tasks: JoinSet<Done>,
@@ -198,14 +198,14 @@ struct Keeper<'a> {
     last_write: Instant,
     next_write: Instant,
     next_removal: Option<Instant>,
-    /// The number of changes that the file has.
+    /// `memory.changes()` when the file was written. 0: there is no valid file.
     written_changes: u64,
 }
 
-impl<'a> Keeper<'a> {
+impl<'a> SnapshotSchedule<'a> {
     fn begin(gateway: &'a Arc<Gateway>, snapshot: &'a Arc<Snapshot>) -> Self {
         let now = gateway.clock.timer_now();
-        let mut keeper = Self {
+        let mut schedule = Self {
             gateway,
             snapshot,
             tasks: JoinSet::new(),
@@ -217,8 +217,8 @@ impl<'a> Keeper<'a> {
             next_removal: None,
             written_changes: 0,
         };
-        keeper.run(|snapshot, _| Done::Claimed(snapshot.claim()));
-        keeper
+        schedule.run(|snapshot, _| Done::Claimed(snapshot.claim()));
+        schedule
     }
 
     fn run(&mut self, work: impl FnOnce(&Snapshot, &Gateway) -> Done + Send + 'static) {
@@ -231,7 +231,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Something was revoked that the file may have.
-    fn revoke(&mut self) {
+    fn note_revocation(&mut self) {
         self.next_removal = Some(self.gateway.clock.timer_now());
         self.next_write = self.last_write + SHORTEST_INTERVAL;
     }
@@ -254,7 +254,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn end(&mut self, done: Result<Done, JoinError>) {
+    fn note_done(&mut self, done: Result<Done, JoinError>) {
         let observer = &self.gateway.observer;
         match done {
             Ok(Done::Claimed(Ok(()))) => {}
