@@ -165,6 +165,10 @@ impl Judge {
             Source::Failure if case.cache_status.detail.as_deref() == Some("deadline") => case.has_waited(),
             Source::Failure => case.was(LONGEST_CALL, |condition| {
                 match (case.cache_status.status, case.cache_status.detail.as_deref()) {
+                    // Its leader had another caller. A stale list takes nothing from this one.
+                    (Some(429), _) if case.cache_status.collapsed => {
+                        matches!(condition, Condition::Throttling | Condition::ThrottlingOne(_))
+                    }
                     (Some(status), _) => case.gets(condition, status),
                     (None, Some("connect")) => matches!(condition, Condition::Dead | Condition::CutOff),
                     (None, Some("first-byte" | "timeout" | "idle" | "busy")) => is_slow(condition),
