@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use tokio::time::sleep;
-use workspace_gateway::testing::cache::store::PurgeSelection;
 use workspace_gateway::testing::clock::Clock;
 
 use super::crowd;
@@ -21,8 +20,8 @@ use super::net::SimulatedNet;
 use super::network;
 use super::process::Process;
 use super::report::Report;
-use super::upstream_faults::{change_catalogue, change_token};
-use super::world::{Condition, Journal, PROJECTS, Purge, World, project_id};
+use super::upstream_faults::{change_catalogue, change_token, purge_at};
+use super::world::{Condition, Journal, PROJECTS, World};
 
 /// How long it is between two faults.
 const CALM: std::ops::Range<Duration> = Duration::from_secs(5)..Duration::from_secs(40);
@@ -317,14 +316,9 @@ impl Faults {
             change_catalogue(&self.world, &self.journal);
         }
         let project = dice.random_ratio(2, 3).then(|| dice.random_range(0..PROJECTS));
-        let begun = Clock::System.now();
-        let selection = PurgeSelection { project_id: project.map(project_id), ..PurgeSelection::default() };
-        self.processes[gateway].gateway().purge(&selection);
-        let ended = Some(Clock::System.now());
-        let told = self.gateways[gateway].told();
         let what = project.map_or("all projects".to_owned(), |project| format!("project {project}"));
         self.net.note_fault(format!("purge of {what} at {gateway}"));
-        lock(&self.journal).purges.push(Purge { gateway, project, begun, ended, told });
+        purge_at(&self.gateways, &self.journal, gateway, project);
     }
 
     /// A clock jumps by far more than any lifetime.

@@ -184,13 +184,18 @@ pub(crate) async fn purge(
         }
         let gateway = dice.random_range(0..gateways.len());
         let project = dice.random_ratio(2, 3).then(|| dice.random_range(0..PROJECTS));
-        let Some(member) = gateways[gateway].member() else { continue };
-        let begun = Clock::System.now();
-        member.purge(&PurgeSelection { project_id: project.map(project_id), ..PurgeSelection::default() });
-        let ended = Some(Clock::System.now());
-        let told = gateways[gateway].told();
-        lock(&journal).purges.push(Purge { gateway, project, begun, ended, told });
+        purge_at(&gateways, &journal, gateway, project);
     }
+}
+
+/// Purges a gateway of a fleet: what it has of a project, or all.
+pub(crate) fn purge_at(gateways: &[Endpoint], journal: &Mutex<Journal>, gateway: usize, project: Option<usize>) {
+    let Some(member) = gateways[gateway].member() else { return };
+    let begun = Clock::System.now();
+    member.purge(&PurgeSelection { project_id: project.map(project_id), ..PurgeSelection::default() });
+    let ended = Some(Clock::System.now());
+    let told = gateways[gateway].told();
+    lock(journal).purges.push(Purge { gateway, project, begun, ended, told });
 }
 
 pub(crate) async fn pause(dice: &mut SmallRng, least: u64, most: u64) {
