@@ -77,6 +77,16 @@ impl SnapshotFile {
         linked.and_then(|()| read_secret(&path)).map_err(with_path)
     }
 
+    /// Checks that the snapshot can be removed: a file in its folder can be made and removed.
+    ///
+    /// # Errors
+    /// If the file system refuses it.
+    pub(crate) fn check_removal(&self) -> io::Result<()> {
+        let probe = self.beside(".probe");
+        let tried = options().create(true).truncate(true).open(&probe).and_then(|_| fs::remove_file(&probe));
+        tried.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", probe.display())))
+    }
+
     /// Makes this process the one that writes the snapshot. An earlier one, which may still finish its requests, does not
     /// write it any more.
     ///

@@ -429,6 +429,23 @@ async fn a_snapshot_that_cannot_be_read_is_an_empty_cache() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_could_not_be_removed_after_a_denial_is_not_read() {
+    let machine = Machine::new("not-removable");
+    let mut bench = machine.start().await;
+    bench.fetch("one", LIST, GOOD).await;
+    bench.gateway.end_snapshot().await;
+    drop(bench);
+    // A file can be neither made nor removed, as in a folder that is read-only.
+    let probe = machine.folder.join("snapshot.probe");
+    fs::create_dir(&probe).unwrap();
+    let opened = Gateway::with_snapshot(Scripted::new().0, &machine.config(), Clock::System, Random::System);
+    assert!(opened.is_err());
+    fs::remove_dir(probe).unwrap();
+    let mut bench = machine.start().await;
+    assert_eq!(bench.fetch("one", LIST, OUTAGE).await.text(), PRODUCTS);
+}
+
+#[tokio::test]
 async fn a_restarted_process_answers_in_an_outage_what_the_first_one_could() {
     let folder = folder("snapshot-process");
     let file = folder.join("gateway.toml");
@@ -467,5 +484,5 @@ async fn a_file_system_that_refuses_the_snapshot_costs_nothing_else() {
     assert_eq!(reply.status(), StatusCode::OK);
     let (code, log) = process.terminate().await;
     assert_eq!(code, Some(0));
-    assert!(log.contains("snapshot-failed") && log.contains("missing/snapshot.key"), "{log}");
+    assert!(log.contains("snapshot-failed") && log.contains("missing/snapshot.probe"), "{log}");
 }

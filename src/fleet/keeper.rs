@@ -45,6 +45,9 @@ const POLL_WHILE_SLOW: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_secs(2);
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 const LONGEST_RETRY: Duration = Duration::from_millis(300);
+/// After links, one after the other, each of which has found another incarnation of the engine. If the engine has too little
+/// memory, each gateway that voids it ends the links of the others.
+const LONGEST_RETRY_OF_LOST: Duration = Duration::from_secs(5);
 /// After a fault that only an operator can end.
 const RETRY_OF_SETTINGS: Duration = Duration::from_secs(5);
 /// A link that has lasted so long was a good one.
@@ -65,7 +68,7 @@ impl Fleet {
             retry = if self.machine.clock.timer_now() - begun >= GOOD_LINK {
                 SHORTEST_RETRY
             } else {
-                (2 * retry).min(LONGEST_RETRY)
+                (2 * retry).min(if result.0 == Fault::WentBack { LONGEST_RETRY_OF_LOST } else { LONGEST_RETRY })
             };
             let pause = match result.0 {
                 Fault::Denied | Fault::Tls | Fault::Settings => RETRY_OF_SETTINGS,
@@ -269,7 +272,10 @@ impl Fleet {
             if let Some(number) = polled.ticket {
                 self.note_latest(Order { incarnation: polled.incarnation, number });
             }
-            self.note_full(link, polled.ticket.is_none());
+            // Others may not have told yet what a full engine did not take.
+            if self.note_full(link, polled.ticket.is_none()) && polled.ticket.is_some() {
+                confirmed.opened = self.machine.clock.now();
+            }
             let is_settled = sent >= confirmed.opened + SETTLE;
             // An engine that accepts nothing cannot be told anything by others either.
             if progress.is_whole && is_settled && polled.ticket.is_some() {
@@ -285,14 +291,16 @@ impl Fleet {
         Ok(())
     }
 
-    /// The engine accepts something new, or nothing.
-    fn note_full(&self, link: &Link, is_full: bool) {
+    /// The engine accepts something new, or nothing. Returns whether it accepted nothing before.
+    fn note_full(&self, link: &Link, is_full: bool) -> bool {
         if is_full {
             self.watcher.faulted(Fault::Full);
         }
-        if link.is_full.swap(is_full, Ordering::Relaxed) != is_full {
+        let was_full = link.is_full.swap(is_full, Ordering::Relaxed);
+        if was_full != is_full {
             self.report();
         }
+        was_full
     }
 
     /// Applies what has been read of the log. `None` if the engine has lost its data.

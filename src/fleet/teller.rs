@@ -102,8 +102,8 @@ impl Fleet {
             results.push(match read_told(reply) {
                 Ok((true, order)) => Ok((TellResult::Told, order)),
                 Ok((false, order)) => Ok((TellResult::Known, order)),
-                // Everything becomes void, which needs no memory. A caller must not be able to cause this. The other gateways
-                // have not read it, so it is told later, too.
+                // Everything becomes void, which needs no memory. Only a purge, or a write of a caller with a grant, causes
+                // this. The other gateways have not read it, so it is told later, too.
                 Err(fault @ (Fault::Full | Fault::Error)) if notice.is_new_of(NoticeKind::Entries) => {
                     let deleted = link.writes.send(&self.keys.void_without_memory()).await;
                     Err(deleted.and_then(|reply| read_deleted(&reply)).err().unwrap_or(fault))

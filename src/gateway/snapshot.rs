@@ -97,6 +97,8 @@ impl Snapshot {
     pub(super) fn open(config: &Config, random: &Random) -> io::Result<Option<Self>> {
         let Some(path) = &config.settings.cache.snapshot else { return Ok(None) };
         let file = SnapshotFile::new(path, random.clone())?;
+        // What it shows could otherwise come back after a denial, in the next process.
+        file.check_removal()?;
         let sealer = file.secret().and_then(|secret| Sealer::new(&secret, &[], random));
         let sealer = Arc::new(sealer.inspect_err(|_| drop(file.remove()))?);
         Ok(Some(Self { file, sealer, writing: Mutex::default(), up_to_date: AtomicU64::default() }))
