@@ -32,3 +32,10 @@ pub enum Unstorable {
     /// The scope was invalidated after the request had been sent.
     Invalidated,
 }
+
+impl Unstorable {
+    /// Whether something that happened after the request had been sent is the reason, and not the response itself.
+    pub(crate) fn is_overtaken(self) -> bool {
+        matches!(self, Self::Late | Self::Outdated | Self::Purged | Self::Invalidated)
+    }
+}

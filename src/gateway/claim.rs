@@ -18,6 +18,7 @@ use crate::cache::flights::Leader;
 use crate::cache::grants::Proof;
 use crate::cache::second_tier::{Lease, LeaseState, Ticket};
 use crate::cache::store::CacheKey;
+use crate::cache::unstorable::Unstorable;
 use crate::clock::Clock;
 use crate::telemetry::outcome::ClaimResult;
 
@@ -157,6 +158,8 @@ impl EndedClaim {
         let is_proved = response.as_ref().is_ok_and(|fetched| fetched.proof.is_some_and(|proof| proof != Proof::Late));
         let unshared = match response {
             Ok(fetched) => match fetched.verdict {
+                // Only this response came too late. The next one may be stored.
+                Verdict::Proof(_) if fetched.not_stored.is_some_and(Unstorable::is_overtaken) => None,
                 Verdict::Proof(_) | Verdict::InvalidBody(_) => Some(AFTER_UNSTORABLE),
                 Verdict::Negative | Verdict::Failure => Some(AFTER_FAILURE),
                 // It is about the caller: another gateway's call may have another caller.
