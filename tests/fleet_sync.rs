@@ -133,6 +133,31 @@ async fn gateways_make_one_call_for_the_same_request() {
 }
 
 #[tokio::test]
+async fn gateways_make_one_call_after_a_response_that_a_purge_has_overtaken() {
+    let Some(engine) = redis("overtaken", &[]).await else { return };
+    let (first, second) = two_gateways_in_sync(&engine, "").await;
+    let token = first.token.clone();
+    first.simulator.forget_requests();
+    first.simulator.hold();
+    let overtaken = first.begin_and_reach_upstream(&token, OTHER, 1).await;
+    first.purge();
+    first.simulator.release();
+    assert_eq!(within(overtaken).await.unwrap().status(), StatusCode::OK);
+    first.until_metric(TO_TELL, 0.0).await;
+    first.simulator.forget_requests();
+    first.simulator.hold();
+    let leading = first.begin_and_reach_upstream(&token, OTHER, 1).await;
+    let before = second.metric(FOLLOWED);
+    let following = second.begin(&token, OTHER);
+    second.until_metric_over(FOLLOWED, before + 1.0).await;
+    first.simulator.release();
+    for pending in [leading, following] {
+        assert_eq!(within(pending).await.unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(first.upstream_calls(), 1);
+}
+
+#[tokio::test]
 async fn what_an_engine_was_told_before_it_was_emptied_is_told_again() {
     let Some(engine) = redis("emptied", &[]).await else { return };
     // The second gateway reads the log every 2.5 s.
