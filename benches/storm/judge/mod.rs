@@ -305,6 +305,8 @@ impl Judge {
         }
         // In a fleet another gateway may have proved it, while this one is in sync.
         let needs_own_proof = self.gateways.len() == 1 || exchange.standing == Standing::OutOfSync;
+        // If the process has ended since, earlier requests at it are forgotten.
+        let needs_own_proof = needs_own_proof && !self.was_killed(exchange, &journal);
         if needs_own_proof && !may_be_proved && matches!(source, Source::Fresh | Source::Revalidating) {
             let scope = (self.scope_key(exchange), exchange.gateway);
             self.unproved.push(Unproved { scope, decided: exchange.decided });
