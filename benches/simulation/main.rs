@@ -4,7 +4,8 @@
 //! Upstream is in turn healthy, slow, stuck, failing, throttling, resetting and dead; tokens are revoked, and the
 //! catalogue changes. Links are cut, slow or reset. Gateways are killed, restarted, suspended, reloaded and purged, their
 //! clocks jump, and they run out of descriptors and memory. The engine of a fleet hangs, is full, is cut off, and loses
-//! what it had. The reader of the log stalls. The storm's judge judges each response. At the end nothing may be in use.
+//! what it had. The reader of the log stalls. Faults of upstream, of each gateway and of the engine overlap. The storm's
+//! judge judges each response. At the end nothing may be in use.
 //!
 //! The same seed gives the same run: the digest of all bytes that arrive, with their times, is printed.
 //!
@@ -17,12 +18,13 @@
 //! clock. This matters only when memory is used up, so runs with crowds can differ on a busy machine.
 //!
 //! ```text
-//! net           the simulated network              process   a gateway's machine and its processes
-//! network       connections of the clients         faults    of machines and links
-//! settings      the gateways' settings             run       one seed
-//! connection    its connections                   crowd     strangers who use up memory
-//! engine        the host of a fleet's engine       resp_engine   the engine
-//! log           the log, and its reader
+//! net             the simulated network            faults           what all faults concern
+//! connection      its connections                  gateway_faults   of a gateway, its machine and its links
+//! network         connections of the clients       engine_faults    of the engine, and of its links
+//! process         a gateway's machine and          crowd            strangers who use up memory
+//!                 its processes                    log              the log, and its reader
+//! engine          the host of a fleet's engine     settings         the gateways' settings
+//! resp_engine     the engine                       run              one seed
 //! ```
 //!
 //! The rest is the storm's (`benches/storm`).
@@ -39,7 +41,9 @@ mod crowd;
 #[path = "../storm/endpoint.rs"]
 mod endpoint;
 mod engine;
+mod engine_faults;
 mod faults;
+mod gateway_faults;
 #[allow(dead_code)]
 #[path = "../storm/judge/mod.rs"]
 mod judge;

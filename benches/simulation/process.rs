@@ -29,8 +29,10 @@ pub(crate) struct Process {
     /// Where snapshots are, if this gateway has them.
     folder: Option<PathBuf>,
     seed: u64,
-    /// The number of processes so far.
+    /// The number of killed processes so far.
     number: usize,
+    /// The number of processes so far.
+    starts: usize,
     server: Option<Server>,
     /// The ends of killed and of stopped processes.
     ending: Vec<JoinHandle<()>>,
@@ -48,7 +50,7 @@ impl Process {
         let boot = blake3::hash(host.to_string().as_bytes()).as_bytes()[..16].try_into().expect("16 bytes");
         let clock = ManualClock::running_from(SystemTime::UNIX_EPOCH + BEGIN, boot);
         let (urls, net) = (urls.clone(), net.clone());
-        Self { net, host, clock, urls, engine, folder, seed, number: 0, server: None, ending: Vec::new() }
+        Self { net, host, clock, urls, engine, folder, seed, number: 0, starts: 0, server: None, ending: Vec::new() }
     }
 
     fn snapshot(&self) -> Option<PathBuf> {
@@ -68,7 +70,10 @@ impl Process {
 
     /// Starts the next process. Returns its address and its gateway.
     pub(crate) async fn start(&mut self) -> (SocketAddr, Arc<Gateway>) {
-        let seed = blake3::hash(format!("{} {} {}", self.seed, self.host, self.number).as_bytes());
+        // No two processes draw the same random numbers. Otherwise a process seals notices as an earlier one has done, and the
+        // engine takes one for the other.
+        self.starts += 1;
+        let seed = blake3::hash(format!("{} {} {}", self.seed, self.host, self.starts).as_bytes());
         let machine = Machine {
             clock: Clock::Manual(self.clock.clone()),
             random: Random::seeded(*seed.as_bytes()),

@@ -21,7 +21,8 @@ use workspace_gateway::testing::sync::Workers;
 use super::client::{Client, End, Exchange};
 use super::endpoint::Endpoint;
 use super::engine::EngineHost;
-use super::faults::{Faults, HOUR};
+use super::faults::{Ended, Faults};
+use super::gateway_faults::HOUR;
 use super::judge::Judge;
 use super::log;
 use super::metrics::sum_of;
@@ -136,11 +137,9 @@ impl Run {
             gateways: Arc::clone(&gateways),
             judge: Arc::clone(&judge),
             journal: Arc::clone(&journal),
-            processes,
-            engine,
-            counts: Vec::new(),
         };
-        let faults = faults.inject(self.dice(2), Clock::System.now() + self.span).await;
+        let ends = Clock::System.now() + self.span;
+        let Ended { processes, engine, faults } = faults.inject(processes, engine, self.dice(2), ends).await;
         stop.send_replace(true);
         while let Some(ended) = clients.join_next().await {
             ended.expect("no client panics");
@@ -149,7 +148,7 @@ impl Run {
 
         tokio::time::sleep(QUIET).await;
         let mut wrongs = Vec::new();
-        for (number, process) in faults.processes.iter().enumerate() {
+        for (number, process) in processes.iter().enumerate() {
             let page = process.gateway().metrics().encode().expect("metrics");
             for name in IN_USE {
                 let left = sum_of::<u64>(&page, &format!("workspace_gateway_{name}"));
@@ -162,10 +161,10 @@ impl Run {
                 wrongs.push(format!("{left} connections of gateway {number} to upstream are open at the end"));
             }
         }
-        for process in faults.processes {
+        for process in processes {
             process.end().await;
         }
-        if let Some(engine) = faults.engine {
+        if let Some(engine) = engine {
             wrongs.extend(engine.end().await.into_iter().map(|what| format!("the engine does not know {what}")));
         }
         world.simulator.shut_down().await;
@@ -173,7 +172,7 @@ impl Run {
         wrongs.extend(judge.unproved(started));
         let conditions = lock(&journal).condition.all().count() / 2;
         let hours = usize::try_from(self.span.as_secs() / 3600).expect("few hours");
-        let (responses, all_faults) = (report.responses(), conditions + faults.counts.len());
+        let (responses, all_faults) = (report.responses(), conditions + faults.len());
         if responses < LEAST_RESPONSES * hours || all_faults < LEAST_FAULTS * hours {
             wrongs.push(format!("only {responses} responses and {all_faults} faults in {hours} hours"));
         }
@@ -184,13 +183,13 @@ impl Run {
             gateways.len(),
             report.responses(),
             conditions,
-            faults.counts.len(),
+            faults.len(),
             report.wrongs,
             net.digest().to_hex(),
         );
         if self.lists || report.wrongs > 0 {
             let mut counts = BTreeMap::<_, usize>::new();
-            faults.counts.iter().for_each(|fault| *counts.entry(*fault).or_default() += 1);
+            faults.iter().for_each(|fault| *counts.entry(fault).or_default() += 1);
             counts.iter().for_each(|(fault, count)| println!("{count} × {fault}"));
             report.print();
         }

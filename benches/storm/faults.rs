@@ -195,7 +195,7 @@ pub(crate) fn purge_at(gateways: &[Endpoint], journal: &Mutex<Journal>, gateway:
     member.purge(&PurgeSelection { project_id: project.map(project_id), ..PurgeSelection::default() });
     let ended = Some(Clock::System.now());
     let told = gateways[gateway].told();
-    lock(journal).purges.push(Purge { gateway, project, begun, ended, told });
+    lock(journal).purges.push(Purge { gateway, project, begun, ended, told, is_lost: false });
 }
 
 pub(crate) async fn pause(dice: &mut SmallRng, least: u64, most: u64) {

@@ -240,12 +240,17 @@ pub(crate) struct Purge {
     /// `None` while it is under way.
     pub(crate) ended: Option<Instant>,
     pub(crate) told: Told,
+    /// Whether the gateway has been killed before its fleet certainly knew of the purge.
+    pub(crate) is_lost: bool,
 }
 
 impl Purge {
     /// Whether the gateway certainly had none of these entries any more when the request began.
     pub(crate) fn is_certain(&self, exchange: &Exchange) -> bool {
         let is_before = |moment: Option<Instant>, span: Duration| moment.is_some_and(|at| at + span < exchange.begun);
+        if self.is_lost {
+            return false;
+        }
         self.gateway == exchange.gateway && is_before(self.ended, Duration::ZERO)
             || exchange.standing == Standing::InSync && is_before(self.told.get().copied(), SYNC)
     }

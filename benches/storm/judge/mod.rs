@@ -29,6 +29,9 @@ const INCOMPLETE: &str = "(no complete response, under the loads)";
 /// The same for a gateway that was killed.
 const KILLED: &str = "(no complete response, the gateway was killed)";
 
+/// A gateway without descriptors accepts a connection only later, also if its client has gone.
+const UNACCEPTED: Duration = Duration::from_secs(30);
+
 /// The kind of a response, or what is wrong with it.
 pub(crate) type Verdict = Result<String, String>;
 
@@ -59,8 +62,13 @@ pub(crate) struct Judge {
     hits: usize,
     /// When the loads started.
     loaded: Option<Instant>,
-    /// Each gateway has what it got since then. `None`: it may lose that at any time, so no error is avoidable.
-    kept_since: Vec<Option<Instant>>,
+    /// Each gateway has what it got since then, unless it misses notices.
+    kept_since: Vec<Instant>,
+    /// Since when gateways miss no notices. `None`: they may miss some at any time, and lose what they have, so no error is
+    /// avoidable.
+    noticing_since: Option<Instant>,
+    /// The engine may have again what it had then.
+    backup: Option<Instant>,
     /// Whether the engine may not know callers. Only in the simulation.
     may_not_know_callers: bool,
 }
@@ -140,21 +148,36 @@ impl Judge {
             is_jumping: false,
             hits: 0,
             loaded: None,
-            kept_since: vec![Some(Clock::System.now()); gateways.len()],
+            kept_since: vec![Clock::System.now(); gateways.len()],
+            noticing_since: Some(Clock::System.now()),
+            backup: None,
             may_not_know_callers: false,
         }
     }
 
     /// A gateway that has missed notices of its fleet removes its entries and proves its callers again. The judge does not
     /// know when. Errors must still be such as upstream's failures explain.
-    pub(crate) fn expect_lost_entries(&mut self) {
-        self.kept_since.fill(None);
+    pub(crate) fn expect_missed_notices(&mut self) {
+        self.noticing_since = None;
     }
 
-    /// From then on this gateway misses no notices.
+    /// From now on gateways miss no notices.
+    #[allow(dead_code)]
+    pub(crate) fn expect_all_notices(&mut self, now: Instant) {
+        self.noticing_since = Some(now);
+    }
+
+    /// The engine may go back to what it has now. Gateways tell it again what it loses, unless they have been killed
+    /// meanwhile. `None`: they have told it.
+    #[allow(dead_code)]
+    pub(crate) fn expect_backup(&mut self, taken: Option<Instant>) {
+        self.backup = taken;
+    }
+
+    /// From then on a gateway, which has just started, keeps what it gets.
     #[allow(dead_code)]
     pub(crate) fn expect_kept_entries(&mut self, gateway: usize, since: Instant) {
-        self.kept_since[gateway] = Some(since);
+        self.kept_since[gateway] = since;
     }
 
     /// The engine may not know a caller (`deploy/fleet.md`, "Not covered"). So a refusal counts for other gateways only if
@@ -199,17 +222,37 @@ impl Judge {
         self.loaded.is_some_and(|since| exchange.decided >= since)
     }
 
+    /// Whether the gateway certainly has what it got by this request: it has missed no notices since, and its clock has not
+    /// jumped.
+    fn keeps(&self, gateway: usize, got: &Span) -> bool {
+        let is_since = |moment: &Instant| *moment < got.begun;
+        let since = self.noticing_since.map(|since| since.max(self.kept_since[gateway]));
+        since.as_ref().is_some_and(is_since) && self.jumped.get(&gateway).is_none_or(is_since)
+    }
+
     /// The process of a gateway has ended. Refusals from before `kept_until` still count: its snapshot has them, or the next
-    /// process has no grants.
+    /// process has no grants. In a fleet, refusals and purges count only if the engine certainly knows them: the next process
+    /// uses what the engine has.
     pub(crate) fn forget(&mut self, ended: usize, kept_until: Option<Instant>) {
         self.proofs.retain(|(_, gateway), _| *gateway != ended);
         self.asked.retain(|(_, gateway), _| *gateway != ended);
         self.stored.retain(|(_, _, gateway), _| *gateway != ended);
+        // What the next process reads may be from before the jump: clocks that were set back and ahead show its true age.
+        self.jumped.remove(&ended);
+        let (is_alone, backup) = (self.gateways.len() == 1, self.backup);
+        let is_told =
+            |told: &Told| is_alone || told.get().is_some_and(|told| backup.is_none_or(|backup| *told < backup));
         self.refused.values_mut().for_each(|refusals| {
             // Another gateway may have proved a caller that this one did not know.
-            let is_kept = |refusal: &Refusal| refusal.is_known && kept_until.is_some_and(|until| refusal.at < until);
+            let is_kept = |refusal: &Refusal| {
+                refusal.is_known && is_told(&refusal.told) && kept_until.is_some_and(|until| refusal.at < until)
+            };
             refusals.retain(|refusal| refusal.gateway != ended || is_kept(refusal))
         });
+        let purges = &mut lock(&self.journal).purges;
+        for purge in purges.iter_mut().filter(|purge| purge.gateway == ended && !is_told(&purge.told)) {
+            purge.is_lost = true;
+        }
     }
 
     /// Whether the gateway has been down since the request began.
@@ -234,7 +277,9 @@ impl Judge {
         let since = ago(exchange.begun, self.lifetimes.grant_ttl + LONGEST_CALL);
         // Requests are judged when their bodies have ended, so not in order.
         let asked = self.asked.get(&scope).copied();
-        self.asked.insert(scope, asked.map_or(exchange.decided, |asked| asked.max(exchange.decided)));
+        let is_answered = matches!(exchange.end, End::Answered { .. });
+        let latest = exchange.decided + if is_answered { Duration::ZERO } else { UNACCEPTED };
+        self.asked.insert(scope, asked.map_or(latest, |asked| asked.max(latest)));
         asked.is_some_and(|asked| asked >= since)
     }
 
@@ -369,8 +414,7 @@ impl Judge {
                 let (at, changes) = (span.decided, case.token_states().count_by(span.decided));
                 let proof = self.proofs.get(&(key, gateway));
                 let is_known = proof.is_some_and(|proof| span.decided < proof.begun + self.lifetimes.grant_ttl);
-                let jumped = self.jumped.get(&gateway);
-                let is_known = is_known && jumped.is_none_or(|jumped| proof.is_some_and(|proof| *jumped < proof.begun));
+                let is_known = is_known && proof.is_some_and(|proof| self.keeps(gateway, proof));
                 let is_known = is_known || !self.may_not_know_callers;
                 let told = self.gateways[gateway].told();
                 let refusal = Refusal { gateway, at, changes, told, is_known };

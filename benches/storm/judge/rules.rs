@@ -254,10 +254,7 @@ impl Judge {
         let Lifetimes { ttl, stale_if_error, grant_ttl, .. } = self.lifetimes;
         let life = ttl * (100 - JITTER) / 100 + stale_if_error;
         let live = case.decided() < proof.begun + grant_ttl && case.decided() < stored.begun + life;
-        let live =
-            live && self.kept_since[exchange.gateway].is_some_and(|since| since < proof.begun && since < stored.begun);
-        let live = live
-            && self.jumped.get(&exchange.gateway).is_none_or(|jumped| *jumped < proof.begun && *jumped < stored.begun);
+        let live = live && self.keeps(exchange.gateway, proof) && self.keeps(exchange.gateway, stored);
         // A refusal of an earlier call ends a grant, too, and so does one that another gateway has told.
         let late = if self.gateways.len() > 1 { LATE_NOTICE } else { Duration::ZERO };
         let since = ago(proof.begun, ANSWER_TIMEOUT + NOTICE + late);

@@ -1,0 +1,133 @@
+//! Faults of a fleet's engine, and of its links to gateways.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use tokio::time::sleep;
+use workspace_gateway::testing::clock::Clock;
+
+use super::engine::EngineHost;
+use super::faults::{Faults, IN_SYNC_AGAIN, MAX_SLOW, calm};
+use super::lock;
+use super::upstream_faults::change_token;
+
+/// How long it is between two faults.
+const CALM: std::ops::Range<Duration> = Duration::from_secs(10)..Duration::from_secs(80);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EngineFault {
+    /// From one gateway.
+    CutOff,
+    Hangs,
+    /// It has lost all.
+    Emptied,
+    /// It has again what it had before.
+    GoesBack,
+    Evicts,
+    Full,
+    LosesControl,
+}
+
+impl EngineFault {
+    const ALL: [Self; 7] =
+        [Self::CutOff, Self::Hangs, Self::Emptied, Self::GoesBack, Self::Evicts, Self::Full, Self::LosesControl];
+}
+
+pub(crate) struct EngineFaults {
+    pub(crate) all: Faults,
+    /// Those of the gateways.
+    pub(crate) hosts: Arc<[IpAddr]>,
+    pub(crate) engine: EngineHost,
+    pub(crate) dice: SmallRng,
+}
+
+impl EngineFaults {
+    /// Until this time. Returns the names of the faults, too.
+    pub(crate) async fn inject(mut self, ends: Instant) -> (EngineHost, Vec<String>) {
+        let mut names = Vec::new();
+        while calm(CALM, &mut self.dice, ends).await {
+            let fault = EngineFault::ALL[self.dice.random_range(0..EngineFault::ALL.len())];
+            let gateway = self.dice.random_range(0..self.hosts.len());
+            names.push(self.all.note(fault, gateway));
+            lock(&self.all.judge).0.expect_missed_notices();
+            self.cause(fault, gateway).await;
+            sleep(IN_SYNC_AGAIN).await;
+            let judge = &mut lock(&self.all.judge).0;
+            judge.expect_all_notices(Clock::System.now());
+            judge.expect_backup(None);
+        }
+        (self.engine, names)
+    }
+
+    async fn cause(&mut self, fault: EngineFault, gateway: usize) {
+        let engine = self.engine.engine.clone();
+        match fault {
+            EngineFault::CutOff => {
+                let gateway = self.hosts[gateway];
+                self.all.net.cut(gateway, self.engine.host, true);
+                self.revoke_some();
+                self.wait_for_engine().await;
+                // The gateway has missed what the log does not have any more.
+                if self.dice.random_ratio(3, 4) {
+                    engine.trim_log(self.dice.random_range(0..3));
+                }
+                self.all.net.cut(gateway, self.engine.host, false);
+            }
+            EngineFault::Hangs => {
+                engine.hang(true);
+                self.wait_for_engine().await;
+                if self.dice.random_ratio(1, 3) {
+                    engine.restart();
+                }
+                engine.hang(false);
+            }
+            EngineFault::Emptied => {
+                self.purge_before().await;
+                engine.restart();
+            }
+            EngineFault::GoesBack => {
+                let backup = engine.backup();
+                lock(&self.all.judge).0.expect_backup(Some(Clock::System.now()));
+                self.wait_for_engine().await;
+                engine.go_back(&backup);
+            }
+            EngineFault::Evicts => _ = engine.evict(self.dice.random_range(1..10)),
+            EngineFault::Full => {
+                engine.out_of_memory(true);
+                self.wait_for_engine().await;
+                engine.out_of_memory(false);
+            }
+            EngineFault::LosesControl => {
+                self.purge_before().await;
+                engine.lose_control();
+            }
+        }
+    }
+
+    /// Every second time, a gateway tells the engine of a purge immediately before the engine loses data.
+    async fn purge_before(&mut self) {
+        if self.dice.random_ratio(1, 2) {
+            let gateway = self.dice.random_range(0..self.hosts.len());
+            self.all.purge(gateway, &mut self.dice);
+            sleep(self.dice.random_range(Duration::ZERO..MAX_SLOW)).await;
+        }
+    }
+
+    /// A fault of the engine lasts. During every second one any gateway is purged.
+    async fn wait_for_engine(&mut self) {
+        let purged = self.dice.random_ratio(1, 2).then(|| self.dice.random_range(0..self.hosts.len()));
+        self.all.wait_and_purge(purged, &mut self.dice).await;
+    }
+
+    /// Many tokens are revoked, while a gateway cannot be told so.
+    fn revoke_some(&mut self) {
+        for caller in 0..self.all.world.callers.len() - 1 {
+            if self.dice.random_ratio(1, 3) && lock(&self.all.journal).token_states[caller].latest() {
+                change_token(&self.all.world, &self.all.journal, caller, false, &mut self.dice);
+            }
+        }
+    }
+}
