@@ -19,7 +19,7 @@ const CALM: std::ops::Range<Duration> = Duration::from_secs(10)..Duration::from_
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EngineFault {
-    /// From one gateway.
+    /// One gateway is cut off from it.
     CutOff,
     Hangs,
     /// It has lost all.
@@ -37,29 +37,42 @@ impl EngineFault {
 }
 
 pub(crate) struct EngineFaults {
-    pub(crate) all: Faults,
-    /// Those of the gateways.
+    pub(crate) shared: Faults,
+    /// The hosts of the gateways.
     pub(crate) hosts: Arc<[IpAddr]>,
     pub(crate) engine: EngineHost,
     pub(crate) dice: SmallRng,
 }
 
 impl EngineFaults {
-    /// Until this time. Returns the names of the faults, too.
+    /// Causes faults until `ends`. Returns the engine, and the names of the faults.
     pub(crate) async fn inject(mut self, ends: Instant) -> (EngineHost, Vec<String>) {
         let mut names = Vec::new();
         while calm(CALM, &mut self.dice, ends).await {
             let fault = EngineFault::ALL[self.dice.random_range(0..EngineFault::ALL.len())];
             let gateway = self.dice.random_range(0..self.hosts.len());
-            names.push(self.all.note(fault, gateway));
-            lock(&self.all.judge).0.expect_missed_notices();
+            names.push(self.note(fault, gateway));
+            self.affected(fault, gateway).for_each(|gateway| lock(&self.shared.judge).0.expect_missed_notices(gateway));
             self.cause(fault, gateway).await;
             sleep(IN_SYNC_AGAIN).await;
-            let judge = &mut lock(&self.all.judge).0;
+            let judge = &mut lock(&self.shared.judge).0;
             judge.expect_all_notices(Clock::System.now());
             judge.expect_backup(None);
         }
         (self.engine, names)
+    }
+
+    /// Notes a fault. Returns its name.
+    fn note(&self, fault: EngineFault, gateway: usize) -> String {
+        let name = format!("Engine{fault:?}");
+        let from = if fault == EngineFault::CutOff { format!(" {gateway}") } else { String::new() };
+        self.shared.net.note_fault(format!("{name}{from}"));
+        name
+    }
+
+    /// The gateways that may miss notices.
+    fn affected(&self, fault: EngineFault, gateway: usize) -> std::ops::Range<usize> {
+        if fault == EngineFault::CutOff { gateway..gateway + 1 } else { 0..self.hosts.len() }
     }
 
     async fn cause(&mut self, fault: EngineFault, gateway: usize) {
@@ -67,14 +80,14 @@ impl EngineFaults {
         match fault {
             EngineFault::CutOff => {
                 let gateway = self.hosts[gateway];
-                self.all.net.cut(gateway, self.engine.host, true);
+                self.shared.net.cut(gateway, self.engine.host, true);
                 self.revoke_some();
                 self.wait_for_engine().await;
                 // The gateway has missed what the log does not have any more.
                 if self.dice.random_ratio(3, 4) {
                     engine.trim_log(self.dice.random_range(0..3));
                 }
-                self.all.net.cut(gateway, self.engine.host, false);
+                self.shared.net.cut(gateway, self.engine.host, false);
             }
             EngineFault::Hangs => {
                 engine.hang(true);
@@ -90,7 +103,7 @@ impl EngineFaults {
             }
             EngineFault::GoesBack => {
                 let backup = engine.backup();
-                lock(&self.all.judge).0.expect_backup(Some(Clock::System.now()));
+                lock(&self.shared.judge).0.expect_backup(Some(Clock::System.now()));
                 self.wait_for_engine().await;
                 engine.go_back(&backup);
             }
@@ -107,26 +120,26 @@ impl EngineFaults {
         }
     }
 
-    /// Every second time, a gateway tells the engine of a purge immediately before the engine loses data.
+    /// With probability 1/2, a gateway tells the engine of a purge immediately before the engine loses data.
     async fn purge_before(&mut self) {
         if self.dice.random_ratio(1, 2) {
             let gateway = self.dice.random_range(0..self.hosts.len());
-            self.all.purge(gateway, &mut self.dice);
+            self.shared.purge(gateway, &mut self.dice);
             sleep(self.dice.random_range(Duration::ZERO..MAX_SLOW)).await;
         }
     }
 
-    /// A fault of the engine lasts. During every second one any gateway is purged.
+    /// A fault of the engine lasts. With probability 1/2, any gateway is purged meanwhile.
     async fn wait_for_engine(&mut self) {
         let purged = self.dice.random_ratio(1, 2).then(|| self.dice.random_range(0..self.hosts.len()));
-        self.all.wait_and_purge(purged, &mut self.dice).await;
+        self.shared.wait_and_purge(purged, &mut self.dice).await;
     }
 
     /// Many tokens are revoked, while a gateway cannot be told so.
     fn revoke_some(&mut self) {
-        for caller in 0..self.all.world.callers.len() - 1 {
-            if self.dice.random_ratio(1, 3) && lock(&self.all.journal).token_states[caller].latest() {
-                change_token(&self.all.world, &self.all.journal, caller, false, &mut self.dice);
+        for caller in 0..self.shared.world.callers.len() - 1 {
+            if self.dice.random_ratio(1, 3) && lock(&self.shared.journal).token_states[caller].latest() {
+                change_token(&self.shared.world, &self.shared.journal, caller, false, &mut self.dice);
             }
         }
     }

@@ -1,7 +1,6 @@
 //! Faults of gateways, of their links, and of their engine. Those of one gateway follow each other, and so do those of the
 //! engine. All of them overlap each other, and upstream's own, which are the storm's (`storm/faults.rs`).
 
-use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -64,12 +63,12 @@ impl Faults {
         let hosts: Arc<[IpAddr]> = processes.iter().map(|process| process.host).collect();
         let mut of_gateways = Vec::new();
         for (gateway, process) in processes.into_iter().enumerate() {
-            let faults = GatewayFaults { all: self.clone(), gateway, process, dice: SmallRng::from_rng(&mut dice) };
+            let faults = GatewayFaults { shared: self.clone(), gateway, process, dice: SmallRng::from_rng(&mut dice) };
             of_gateways.push(tokio::spawn(faults.inject(ends)));
         }
         let mut ended = Ended { processes: Vec::new(), engine: None, faults: Vec::new() };
         if let Some(engine) = engine {
-            let faults = EngineFaults { all: self, hosts, engine, dice };
+            let faults = EngineFaults { shared: self, hosts, engine, dice };
             let (engine, names) = faults.inject(ends).await;
             ended.engine = Some(engine);
             ended.faults.extend(names);
@@ -82,13 +81,7 @@ impl Faults {
         ended
     }
 
-    /// Notes a fault of this gateway, or during which something happens to it. Returns the fault's name.
-    pub(super) fn note(&self, fault: impl Debug, gateway: usize) -> String {
-        self.net.note_fault(format!("{fault:?} {gateway}"));
-        format!("{fault:?}")
-    }
-
-    /// A gateway is purged, often because the catalogue has just changed. One that is down is not.
+    /// A gateway is purged, often because the catalogue has just changed. One that is down, or has no descriptors or memory, is not.
     pub(super) fn purge(&self, gateway: usize, dice: &mut SmallRng) {
         if lock(&self.journal).down[gateway].latest() {
             return;

@@ -69,7 +69,7 @@ impl GatewayFault {
 }
 
 pub(crate) struct GatewayFaults {
-    pub(crate) all: Faults,
+    pub(crate) shared: Faults,
     /// The number of the gateway.
     pub(crate) gateway: usize,
     pub(crate) process: Process,
@@ -77,51 +77,57 @@ pub(crate) struct GatewayFaults {
 }
 
 impl GatewayFaults {
-    /// Until this time. Returns the names of the faults, too.
+    /// Causes faults until `ends`. Returns the process, and the names of the faults.
     pub(crate) async fn inject(mut self, ends: Instant) -> (Process, Vec<String>) {
         let mut names = Vec::new();
         while calm(CALM, &mut self.dice, ends).await {
             let fault = GatewayFault::ALL[self.dice.random_range(0..GatewayFault::ALL.len())];
-            if fault == GatewayFault::Crowd && !self.all.has_crowds {
+            if fault == GatewayFault::Crowd && !self.shared.has_crowds {
                 continue;
             }
             names.push(match fault {
                 // They say themselves what happens.
                 GatewayFault::Purge | GatewayFault::LogReader => format!("{fault:?}"),
-                _ => self.all.note(fault, self.gateway),
+                _ => self.note(fault),
             });
             self.cause(fault).await;
         }
         (self.process, names)
     }
 
+    /// Notes a fault. Returns its name.
+    fn note(&self, fault: GatewayFault) -> String {
+        self.shared.net.note_fault(format!("{fault:?} {}", self.gateway));
+        format!("{fault:?}")
+    }
+
     async fn cause(&mut self, fault: GatewayFault) {
-        let (net, host, gateway) = (self.all.net.clone(), self.process.host, self.gateway);
+        let (net, host, gateway) = (self.shared.net.clone(), self.process.host, self.gateway);
         let clock = self.process.clock.clone();
         match fault {
             GatewayFault::Partition => {
                 self.set_link(Condition::CutOff);
-                net.cut(host, self.all.upstream, true);
+                net.cut(host, self.shared.upstream, true);
                 sleep(self.dice.random_range(LASTING)).await;
-                net.cut(host, self.all.upstream, false);
+                net.cut(host, self.shared.upstream, false);
                 self.set_link(Condition::Healthy);
             }
             GatewayFault::SlowLink => {
                 self.set_link(Condition::Slow);
-                net.slow_down(host, self.all.upstream, self.dice.random_range(Duration::ZERO..MAX_SLOW));
+                net.slow_down(host, self.shared.upstream, self.dice.random_range(Duration::ZERO..MAX_SLOW));
                 // Responses to calls from before a purge arrive after it.
-                self.all.wait_and_purge(self.dice.random_ratio(1, 2).then_some(gateway), &mut self.dice).await;
-                net.slow_down(host, self.all.upstream, Duration::ZERO);
+                self.shared.wait_and_purge(self.dice.random_ratio(1, 2).then_some(gateway), &mut self.dice).await;
+                net.slow_down(host, self.shared.upstream, Duration::ZERO);
                 self.set_link(Condition::Healthy);
             }
             GatewayFault::Reset => {
                 self.set_link(Condition::Resetting);
-                net.reset(host, Some(self.all.upstream));
+                net.reset(host, Some(self.shared.upstream));
                 self.set_link(Condition::Healthy);
             }
             GatewayFault::ClientReset => {
                 self.set_down(true);
-                for client in (0..self.all.clients).filter(|_| self.dice.random()) {
+                for client in (0..self.shared.clients).filter(|_| self.dice.random()) {
                     net.reset(host, Some(network::host(client)));
                 }
                 self.set_down(false);
@@ -131,24 +137,24 @@ impl GatewayFaults {
                 self.set_down(true);
                 self.process.kill(keeps_snapshot);
                 let kept_until = keeps_snapshot.then(|| Clock::System.now() - REMOVAL);
-                lock(&self.all.judge).0.forget(gateway, kept_until);
+                lock(&self.shared.judge).0.forget(gateway, kept_until);
                 sleep(self.dice.random_range(LASTING)).await;
                 self.start().await;
             }
             GatewayFault::Restart => {
                 self.set_down(true);
                 self.process.stop().await;
-                lock(&self.all.judge).0.forget(gateway, Some(Clock::System.now()));
+                lock(&self.shared.judge).0.forget(gateway, Some(Clock::System.now()));
                 self.start().await;
             }
             GatewayFault::WallAhead => self.jump(|| clock.advance_wall(HOUR)),
             GatewayFault::WallBack => clock.set_wall_back(HOUR),
             GatewayFault::Suspended => self.jump(|| clock.suspend(HOUR)),
             GatewayFault::Reload => self.process.reload(self.dice.random_range(20..60)),
-            GatewayFault::Purge => self.all.purge(gateway, &mut self.dice),
+            GatewayFault::Purge => self.shared.purge(gateway, &mut self.dice),
             GatewayFault::LogReader => {
                 let is_stalled = log::toggle();
-                self.all.net.note_fault(if is_stalled { "the log stalls" } else { "the log goes on" }.to_owned());
+                self.shared.net.note_fault(if is_stalled { "the log stalls" } else { "the log goes on" }.to_owned());
             }
             GatewayFault::NoDescriptors => {
                 self.set_down(true);
@@ -163,7 +169,7 @@ impl GatewayFaults {
             GatewayFault::Crowd => {
                 self.set_down(true);
                 self.set_link(Condition::Exhausted);
-                let crowd = crowd::gather(&net, self.all.gateways[gateway].address(), &mut self.dice);
+                let crowd = crowd::gather(&net, self.shared.gateways[gateway].address(), &mut self.dice);
                 sleep(self.dice.random_range(LASTING)).await;
                 drop(crowd);
                 // What the crowd has occupied is free again.
@@ -177,7 +183,7 @@ impl GatewayFaults {
 
     /// A clock jumps by far more than any lifetime.
     fn jump(&self, jump: impl FnOnce()) {
-        let judge = &mut lock(&self.all.judge).0;
+        let judge = &mut lock(&self.shared.judge).0;
         judge.expect_jump();
         jump();
         judge.expect_nothing_from_before(self.gateway, Clock::System.now());
@@ -185,32 +191,32 @@ impl GatewayFaults {
 
     async fn start(&mut self) {
         let (address, started) = self.process.start().await;
-        self.all.gateways[self.gateway].restart(address, Some(started));
+        self.shared.gateways[self.gateway].restart(address, Some(started));
         self.set_down(false);
         // It forgets what it has got before it has read the log.
         self.expect_kept_entries(self.gateway);
     }
 
-    /// The gateway had no connections. Only now it tells the others what they may not know.
+    /// The gateway had no connections. It tells the other gateways only now what it has learnt meanwhile.
     fn expect_notices(&self) {
-        (0..self.all.gateways.len()).for_each(|gateway| self.expect_kept_entries(gateway));
+        (0..self.shared.gateways.len()).for_each(|gateway| self.expect_kept_entries(gateway));
     }
 
     fn expect_kept_entries(&self, gateway: usize) {
-        if self.all.gateways.len() > 1 {
-            lock(&self.all.judge).0.expect_kept_entries(gateway, Clock::System.now() + IN_SYNC_AGAIN);
+        if self.shared.gateways.len() > 1 {
+            lock(&self.shared.judge).0.expect_kept_entries(gateway, Clock::System.now() + IN_SYNC_AGAIN);
         }
     }
 
     fn set_link(&self, condition: Condition) {
-        let links = &mut lock(&self.all.journal).links;
+        let links = &mut lock(&self.shared.journal).links;
         links[self.gateway].begin(condition, Clock::System.now());
         links[self.gateway].settle(Clock::System.now());
     }
 
     /// Whether clients of the gateway may get no response.
     fn set_down(&self, is_down: bool) {
-        let down = &mut lock(&self.all.journal).down;
+        let down = &mut lock(&self.shared.journal).down;
         down[self.gateway].begin(is_down, Clock::System.now());
         down[self.gateway].settle(Clock::System.now());
     }

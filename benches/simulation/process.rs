@@ -29,8 +29,8 @@ pub(crate) struct Process {
     /// Where snapshots are, if this gateway has them.
     folder: Option<PathBuf>,
     seed: u64,
-    /// The number of killed processes so far.
-    number: usize,
+    /// The number of killed processes so far, which names the folder.
+    kills: usize,
     /// The number of processes so far.
     starts: usize,
     server: Option<Server>,
@@ -50,7 +50,7 @@ impl Process {
         let boot = blake3::hash(host.to_string().as_bytes()).as_bytes()[..16].try_into().expect("16 bytes");
         let clock = ManualClock::running_from(SystemTime::UNIX_EPOCH + BEGIN, boot);
         let (urls, net) = (urls.clone(), net.clone());
-        Self { net, host, clock, urls, engine, folder, seed, number: 0, starts: 0, server: None, ending: Vec::new() }
+        Self { net, host, clock, urls, engine, folder, seed, kills: 0, starts: 0, server: None, ending: Vec::new() }
     }
 
     fn snapshot(&self) -> Option<PathBuf> {
@@ -59,7 +59,7 @@ impl Process {
 
     /// The folder of this process.
     fn own_folder(&self) -> Option<PathBuf> {
-        self.folder.as_ref().map(|folder| folder.join(self.number.to_string()))
+        self.folder.as_ref().map(|folder| folder.join(self.kills.to_string()))
     }
 
     /// The settings, with this value of one that a reload may change.
@@ -93,7 +93,7 @@ impl Process {
     /// one has written.
     pub(crate) fn kill(&mut self, keeps_snapshot: bool) {
         let before = self.own_folder();
-        self.number += 1;
+        self.kills += 1;
         // What the killed process still writes goes to its folder.
         if let (true, Some(before), Some(after)) = (keeps_snapshot, before, self.own_folder()) {
             std::fs::create_dir_all(&after).expect("a new folder");

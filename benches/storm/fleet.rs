@@ -84,7 +84,7 @@ impl FleetStorm {
         let journal = Arc::new(Mutex::new(Journal::new(&world, gateways.len(), Clock::System.now())));
         let mut judge = Judge::new(Arc::clone(&world), Arc::clone(&journal), &gateways, FLEET);
         if self.with_sentinel {
-            judge.expect_missed_notices();
+            (0..gateways.len()).for_each(|gateway| judge.expect_missed_notices(gateway));
         }
         let judge = Arc::new(Mutex::new((judge, Report::default())));
         let mut storming = Storming {

@@ -240,7 +240,7 @@ pub(crate) struct Purge {
     /// `None` while it is under way.
     pub(crate) ended: Option<Instant>,
     pub(crate) told: Told,
-    /// Whether the gateway has been killed before its fleet certainly knew of the purge.
+    /// Whether the gateway ended before the engine certainly had the purge for good.
     pub(crate) is_lost: bool,
 }
 

@@ -29,7 +29,7 @@ const INCOMPLETE: &str = "(no complete response, under the loads)";
 /// The same for a gateway that was killed.
 const KILLED: &str = "(no complete response, the gateway was killed)";
 
-/// A gateway without descriptors accepts a connection only later, also if its client has gone.
+/// A gateway without descriptors accepts a connection only later, also if its client has gone. As long as the longest fault.
 const UNACCEPTED: Duration = Duration::from_secs(30);
 
 /// The kind of a response, or what is wrong with it.
@@ -44,7 +44,7 @@ pub(crate) struct Judge {
     lists: HashMap<(usize, Instant, bool), Option<Bytes>>,
     /// The latest request that proved a caller in a scope, at each gateway.
     proofs: HashMap<(ScopeKey, usize), Span>,
-    /// The latest request of a caller in a scope at each gateway, whatever its response.
+    /// The latest time at which each gateway may have begun to serve a caller in a scope, whatever its response.
     asked: HashMap<(ScopeKey, usize), Instant>,
     /// Hits of callers that the gateway itself had to prove, but that have not asked it before. A request that is judged
     /// later may have begun before them.
@@ -64,9 +64,9 @@ pub(crate) struct Judge {
     loaded: Option<Instant>,
     /// Each gateway has what it got since then, unless it misses notices.
     kept_since: Vec<Instant>,
-    /// Since when gateways miss no notices. `None`: they may miss some at any time, and lose what they have, so no error is
+    /// Since when each gateway misses no notices. `None`: it may miss some at any time, and lose what it has, so no error is
     /// avoidable.
-    noticing_since: Option<Instant>,
+    noticing_since: Vec<Option<Instant>>,
     /// The engine may have again what it had then.
     backup: Option<Instant>,
     /// Whether the engine may not know callers. Only in the simulation.
@@ -149,7 +149,7 @@ impl Judge {
             hits: 0,
             loaded: None,
             kept_since: vec![Clock::System.now(); gateways.len()],
-            noticing_since: Some(Clock::System.now()),
+            noticing_since: vec![Some(Clock::System.now()); gateways.len()],
             backup: None,
             may_not_know_callers: false,
         }
@@ -157,14 +157,14 @@ impl Judge {
 
     /// A gateway that has missed notices of its fleet removes its entries and proves its callers again. The judge does not
     /// know when. Errors must still be such as upstream's failures explain.
-    pub(crate) fn expect_missed_notices(&mut self) {
-        self.noticing_since = None;
+    pub(crate) fn expect_missed_notices(&mut self, gateway: usize) {
+        self.noticing_since[gateway] = None;
     }
 
-    /// From now on gateways miss no notices.
+    /// From now on no gateway misses notices.
     #[allow(dead_code)]
     pub(crate) fn expect_all_notices(&mut self, now: Instant) {
-        self.noticing_since = Some(now);
+        self.noticing_since.fill(Some(now));
     }
 
     /// The engine may go back to what it has now. Gateways tell it again what it loses, unless they have been killed
@@ -174,7 +174,7 @@ impl Judge {
         self.backup = taken;
     }
 
-    /// From then on a gateway, which has just started, keeps what it gets.
+    /// From `since` on, this gateway keeps what it gets.
     #[allow(dead_code)]
     pub(crate) fn expect_kept_entries(&mut self, gateway: usize, since: Instant) {
         self.kept_since[gateway] = since;
@@ -222,11 +222,11 @@ impl Judge {
         self.loaded.is_some_and(|since| exchange.decided >= since)
     }
 
-    /// Whether the gateway certainly has what it got by this request: it has missed no notices since, and its clock has not
-    /// jumped.
+    /// Whether the gateway certainly has what it got by this request: since then it has neither started nor missed notices, and
+    /// its clock has not jumped.
     fn keeps(&self, gateway: usize, got: &Span) -> bool {
         let is_since = |moment: &Instant| *moment < got.begun;
-        let since = self.noticing_since.map(|since| since.max(self.kept_since[gateway]));
+        let since = self.noticing_since[gateway].map(|since| since.max(self.kept_since[gateway]));
         since.as_ref().is_some_and(is_since) && self.jumped.get(&gateway).is_none_or(is_since)
     }
 
@@ -277,8 +277,9 @@ impl Judge {
         let since = ago(exchange.begun, self.lifetimes.grant_ttl + LONGEST_CALL);
         // Requests are judged when their bodies have ended, so not in order.
         let asked = self.asked.get(&scope).copied();
-        let is_answered = matches!(exchange.end, End::Answered { .. });
-        let latest = exchange.decided + if is_answered { Duration::ZERO } else { UNACCEPTED };
+        let is_exhausted = |condition| condition == Condition::Exhausted;
+        let waits = lock(&self.journal).was(exchange.gateway, exchange.begun, exchange.decided, is_exhausted);
+        let latest = exchange.decided + if waits { UNACCEPTED } else { Duration::ZERO };
         self.asked.insert(scope, asked.map_or(latest, |asked| asked.max(latest)));
         asked.is_some_and(|asked| asked >= since)
     }
