@@ -255,6 +255,8 @@ impl Judge {
         let life = ttl * (100 - JITTER) / 100 + stale_if_error;
         let live = case.decided() < proof.begun + grant_ttl && case.decided() < stored.begun + life;
         let live = live && self.keeps(exchange.gateway, proof) && self.keeps(exchange.gateway, stored);
+        // While one gateway misses notices, the log may be cut off for the others, too.
+        let live = live && self.noticing_since.iter().all(|since| since.is_some_and(|since| since < stored.begun));
         // A refusal of an earlier call ends a grant, too, and so does one that another gateway has told.
         let late = if self.gateways.len() > 1 { LATE_NOTICE } else { Duration::ZERO };
         let since = ago(proof.begun, ANSWER_TIMEOUT + NOTICE + late);
